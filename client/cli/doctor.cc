@@ -1,0 +1,203 @@
+// kvdepot doctor: one check after the other, from the socket to attention, each with a hint where
+// it fails.
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <functional>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "client/cli/command.h"
+#include "client/cli/daemon_flags.h"
+#include "client/cli/http_get.h"
+#include "client/cli/json.h"
+#include "client/cli/quantity.h"
+#include "client/exact_attention.h"
+#include "client/health.h"
+#include "client/synthetic_kv.h"
+#include "client/version.h"
+
+namespace kvdepot::cli {
+namespace {
+
+constexpr uint64_t kSeed = 1;
+constexpr int64_t kTimeToLiveSeconds = 60;
+constexpr SyntheticShape kShape = {/*token_count=*/600, /*query_count=*/1, /*kv_heads=*/2,
+                                   /*query_heads=*/8, /*head_dim=*/128};
+// Exact storage: what is left is rounding in the attention itself.
+constexpr double kRawErrorMax = 2e-3;
+// A sanity bound for synthetic data, which compress worse than a model's: a wrong channel order or
+// scale gives 1 and more.
+constexpr double kPlanesErrorMax = 0.6;
+
+// What a check found, in words, or why it failed.
+using Finding = absl::StatusOr<std::string>;
+
+struct Check {
+  std::string name;
+  std::string hint;
+  std::function<Finding()> run;
+};
+
+// "0.1" of "0.1.0": what must agree between client and daemon.
+std::string Compatible(absl::string_view version) {
+  const std::vector<std::string> parts = absl::StrSplit(version, '.');
+  return parts.size() < 2 ? std::string(version) : absl::StrCat(parts[0], ".", parts[1]);
+}
+
+v1::CreateSessionRequest SessionRequest(v1::Codec codec) {
+  v1::CreateSessionRequest request;
+  request.set_name(absl::StrCat("doctor-", getpid(), "-", EnumText(codec)));
+  request.set_model("synthetic");
+  v1::LayerShape* shape = request.add_layers();
+  shape->set_kv_heads(kShape.kv_heads);
+  shape->set_query_heads(kShape.query_heads);
+  shape->set_head_dim(kShape.head_dim);
+  request.set_dtype(v1::DTYPE_BF16);
+  request.set_codec(codec);
+  request.mutable_time_to_live()->set_seconds(kTimeToLiveSeconds);
+  return request;
+}
+
+// Error of one attend over stored synthetic tokens.
+absl::StatusOr<double> AttendError(const Client& client, const v1::Session& session) {
+  const SyntheticKv data = MakeSyntheticKv(kShape, kSeed);
+  const LayerTokens tokens = {0, 0, static_cast<uint64_t>(kShape.token_count), data.k, data.v, {}};
+  const absl::Status appended =
+      client.Append(SessionVersion::Of(session), {tokens}, Deadline()).status();
+  if (!appended.ok()) return appended;
+  v1::AttendRequest request;
+  v1::AttendItem* item = request.add_items();
+  item->set_session_id(session.id());
+  item->mutable_queries()->set_token_count(1);
+  item->mutable_queries()->set_q(data.q);
+  const absl::StatusOr<v1::AttendResponse> response = client.Attend(request, Deadline());
+  if (!response.ok()) return response.status();
+  const std::vector<float> q = FloatsFromBf16(data.q);
+  const std::vector<float> output =
+      FloatsFromFp32(response->items_size() == 1 ? response->items(0).output() : "");
+  if (output.size() != q.size()) return absl::InternalError("the output has a wrong size");
+  const KvArrays kv = {kShape.token_count, kShape.kv_heads, kShape.head_dim, FloatsFromBf16(data.k),
+                       FloatsFromBf16(data.v)};
+  const ExactOutput exact = ExactAttention(kv, q, 1 / std::sqrt(double{kShape.head_dim}));
+  return RelativeError(output, exact.output, kShape.head_dim);
+}
+
+// Create, append, attend, compare, delete.
+Finding RoundTrip(const Client& client, v1::Codec codec, double error_max) {
+  const absl::StatusOr<v1::CreateSessionResponse> created =
+      client.CreateSession(SessionRequest(codec), Deadline());
+  if (!created.ok()) return created.status();
+  const absl::StatusOr<double> error = AttendError(client, created->session());
+  const absl::Status deleted = client.DeleteSession(created->session().id(), Deadline());
+  if (!error.ok()) return error.status();
+  if (!deleted.ok()) return deleted;
+  const std::string finding =
+      absl::StrFormat("%d tokens stored, attended and deleted; error %.2g against exact attention",
+                      kShape.token_count, *error);
+  if (*error <= error_max) return finding;
+  return absl::InternalError(absl::StrCat(finding, ", allowed ", error_max));
+}
+
+Finding CheckEpoch(const Client& client) {
+  const absl::StatusOr<v1::GetServerInfoResponse> again = client.GetServerInfo(Deadline());
+  if (!again.ok()) return again.status();
+  if (again->epoch() == 0 || again->epoch() != client.server_info().epoch()) {
+    return absl::InternalError(
+        absl::StrFormat("%016x, then %016x", client.server_info().epoch(), again->epoch()));
+  }
+  return absl::StrFormat("%016x", again->epoch());
+}
+
+Finding CheckVersion(const Client& client) {
+  const std::string& version = client.server_info().version();
+  if (Compatible(version) == Compatible(kClientVersion)) return version;
+  return absl::FailedPreconditionError(
+      absl::StrCat("daemon ", version, ", client ", kClientVersion));
+}
+
+Finding CheckBackend(const Client& client) {
+  const v1::GetServerInfoResponse& info = client.server_info();
+  if (info.budget_bytes() == 0) return absl::InternalError("the memory budget is 0");
+  return absl::StrCat(info.backend(), " (", info.device(), "), ", BytesText(info.used_bytes()),
+                      " of ", BytesText(info.budget_bytes()), " in use");
+}
+
+Finding CheckMetrics(const Client& client) {
+  const std::string& address = client.server_info().metrics_address();
+  if (address.empty()) return "switched off";
+  const absl::StatusOr<std::string> page = HttpGet(address, "/metrics", Deadline());
+  if (!page.ok()) return page.status();
+  if (!absl::StrContains(*page, "kvdepot_")) return absl::InternalError("no metric of kvdepot");
+  return absl::StrCat("http://", address, "/metrics");
+}
+
+// The later checks need what the first one makes.
+std::vector<Check> Checks(std::unique_ptr<Client>* client) {
+  return {
+      {"connection", "start the daemon (kvdepotd), or name its socket with --target",
+       [client]() -> Finding {
+         absl::StatusOr<std::unique_ptr<Client>> connected = ConnectToDaemon();
+         if (!connected.ok()) return connected.status();
+         *client = *std::move(connected);
+         return absl::StrCat(Target(), ", tenant ", (*client)->server_info().tenant());
+       }},
+      {"health", "it is starting or draining: look at its log",
+       []() -> Finding {
+         const absl::Status status = CheckHealth(Target(), Deadline());
+         if (!status.ok()) return status;
+         return "serving";
+       }},
+      {"epoch", "the daemon restarts all the time: look at its log",
+       [client] { return CheckEpoch(**client); }},
+      {"version", "install client and daemon of the same release",
+       [client] { return CheckVersion(**client); }},
+      {"backend", "look at --device and --memory_budget of the daemon",
+       [client] { return CheckBackend(**client); }},
+      {"raw codec", "this is a bug: please report it with the daemon's log",
+       [client] { return RoundTrip(**client, v1::CODEC_RAW, kRawErrorMax); }},
+      {"planes codec", "this is a bug: please report it with the daemon's log",
+       [client] { return RoundTrip(**client, v1::CODEC_PLANES, kPlanesErrorMax); }},
+      {"metrics", "look at --metrics_address of the daemon; a remote one may be out of reach",
+       [client] { return CheckMetrics(**client); }},
+  };
+}
+
+// Prints one check and appends it to the report.
+void Record(const Check& check, const Finding& finding, google::protobuf::ListValue* report) {
+  const std::string detail = finding.ok() ? *finding : std::string(finding.status().message());
+  google::protobuf::Struct* entry = report->add_values()->mutable_struct_value();
+  SetText("name", check.name, entry);
+  SetBool("ok", finding.ok(), entry);
+  SetText("detail", detail, entry);
+  if (!finding.ok()) SetText("hint", check.hint, entry);
+  if (WantsJson()) return;
+  std::printf("%-4s  %-12s  %s\n", finding.ok() ? "ok" : "FAIL", check.name.c_str(),
+              detail.c_str());
+  if (!finding.ok()) std::printf("      %-12s  hint: %s\n", "", check.hint.c_str());
+}
+
+}  // namespace
+
+absl::Status RunDoctor(const Arguments&) {
+  google::protobuf::Struct object;
+  google::protobuf::ListValue* report = SetList("checks", &object);
+  std::unique_ptr<Client> client;
+  int failed = 0;
+  for (const Check& check : Checks(&client)) {
+    const Finding finding = check.run();
+    Record(check, finding, report);
+    if (finding.ok()) continue;
+    ++failed;
+    if (client == nullptr) break;  // Nothing else can be asked.
+  }
+  SetBool("ok", failed == 0, &object);
+  if (WantsJson()) PrintJson(object);
+  if (failed == 0) return absl::OkStatus();
+  return absl::UnknownError(absl::StrCat(failed, failed == 1 ? " check failed" : " checks failed"));
+}
+
+}  // namespace kvdepot::cli

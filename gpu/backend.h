@@ -1,0 +1,146 @@
+// Who executes: device memory and everything that is computed on it.
+//
+// Thread safety: Allocate and the destructors of extents may be called from any thread. The other
+// methods are called by one thread at a time (the engine's worker) and return when their work is
+// done.
+//
+// Errors: arguments that a client can influence (values, sizes, positions) yield a Status;
+// pointers, runs and shapes come from the engine, which has checked them, so a violated
+// precondition aborts.
+#ifndef KVDEPOT_GPU_BACKEND_H_
+#define KVDEPOT_GPU_BACKEND_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "gpu/calibration.h"
+#include "gpu/shape.h"
+#include "gpu/token_run.h"
+
+namespace kvdepot {
+
+// Owns a piece of device memory; frees it when destroyed. The bytes are uninitialised.
+class Extent {
+ public:
+  virtual ~Extent() = default;
+  Extent(const Extent&) = delete;
+  Extent& operator=(const Extent&) = delete;
+
+  std::byte* data() const { return data_; }
+  size_t size_bytes() const { return size_bytes_; }
+
+ protected:
+  Extent(std::byte* data, size_t size_bytes) : data_(data), size_bytes_(size_bytes) {}
+
+ private:
+  std::byte* data_;
+  size_t size_bytes_;
+};
+
+// Tokens in host memory: k and v are [token][kv_head][channel] in the session's dtype, dense.
+struct HostTokens {
+  const std::byte* k = nullptr;
+  const std::byte* v = nullptr;
+  int count = 0;
+};
+
+// Attention of one session's query tokens over its visible tokens of one layer.
+struct AttendItem {
+  LayerShape shape;
+  DType dtype = DType::kBf16;
+  // Of the session's layer; null if no run is a `planes` segment.
+  const LayerCalibration* calibration = nullptr;
+  // In order of position and without gaps. runs[0] begins at position `first_position`; tokens
+  // before it are not visible to any query (they left the sliding window).
+  absl::Span<const TokenRun> runs;
+  uint64_t first_position = 0;
+  // Queries stand at positions query_position .. query_position + query_tokens - 1; each sees
+  // tokens up to its own position and not past the end of `runs`.
+  uint64_t query_position = 0;
+  int query_tokens = 0;
+  // Factor on q.k, not 0.
+  float scale = 1;
+  // Host memory: [query token][query_head][channel] in the session's dtype, finite.
+  const std::byte* q = nullptr;
+  // Host memory: [query token][query_head][channel] and [query token][query_head]. Where a query
+  // sees no token: 0 and -infinity.
+  float* output = nullptr;
+  float* log_sum_exp = nullptr;
+};
+
+// Whole blocks that become one segment: exact extents of kBlockTokens tokens, in order, at most
+// kSegmentTokensMax / kBlockTokens of them.
+struct SealBlocks {
+  LayerShape shape;
+  DType dtype = DType::kBf16;
+  absl::Span<const std::byte* const> blocks;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // "cpu" or "cuda".
+  virtual std::string name() const = 0;
+  // The processor's name or the GPU's UUID.
+  virtual std::string device() const = 0;
+
+  // RESOURCE_EXHAUSTED if the device has no such memory left. The engine's budget is checked
+  // before.
+  virtual absl::StatusOr<std::unique_ptr<Extent>> Allocate(size_t size_bytes) = 0;
+
+  // INVALID_ARGUMENT if any of `value_count` values in host memory is infinite or not a number; the
+  // message names `field` and the index of the first such value.
+  virtual absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
+                                   size_t value_count) = 0;
+
+  // Copies tokens [from, from + count) of `tokens` to slots first_slot.. of an exact extent of
+  // `capacity` tokens.
+  virtual void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
+                           int count, std::byte* extent, int capacity, int first_slot) = 0;
+
+  // Copies the first `count` slots of one exact extent to another of the same capacity.
+  virtual void CopyTokens(const LayerShape& shape, DType dtype, const std::byte* from,
+                          std::byte* to, int capacity, int count) = 0;
+
+  // A layer's own calibration from its first sealed segment. `query_second_moments`:
+  // [kv_head][channel] or empty.
+  virtual LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
+                                             absl::Span<const float> query_second_moments) = 0;
+
+  // Encodes into `segment`, whose size is SegmentBytes() of the same arguments. False: the values
+  // leave the range of `planes` (gpu/FORMAT.md); the segment's bytes are then undefined and the
+  // caller encodes as raw. `calibration` is null for raw.
+  virtual bool Encode(const SealBlocks& source, Codec codec, const LayerCalibration* calibration,
+                      std::byte* segment) = 0;
+
+  // For each item its attention. Items are independent.
+  virtual void Attend(absl::Span<const AttendItem> items) = 0;
+
+  // Values of `runs` to host memory as `to`: k and v are [token][kv_head][channel], dense.
+  virtual void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
+                      absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) = 0;
+
+  // DATA_LOSS if the checksum in the segment's header does not match its bytes.
+  virtual absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) = 0;
+};
+
+// Bytes of a sealed segment. `calibration` is null for raw.
+size_t SegmentBytes(const LayerShape& shape, DType dtype, Codec codec,
+                    const LayerCalibration* calibration, int tokens);
+
+// Whether order and pattern numbers of `calibration` fit `shape`: INVALID_ARGUMENT naming the first
+// entry that does not.
+absl::Status ValidateLayerCalibration(const LayerShape& shape, const LayerCalibration& calibration);
+
+// A backend on the CPU. `threads` >= 1: how many threads one Attend may use, the caller's included.
+std::unique_ptr<Backend> MakeCpuBackend(int threads);
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_GPU_BACKEND_H_

@@ -1,0 +1,155 @@
+// The CPU backend: device memory is host memory, kernels are the *_cpu functions.
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "gpu/attend_cpu.h"
+#include "gpu/backend.h"
+#include "gpu/check.h"
+#include "gpu/decode_runs_cpu.h"
+#include "gpu/finite_cpu.h"
+#include "gpu/planes/encode_cpu.h"
+#include "gpu/planes/format.h"
+#include "gpu/planes/own_calibration.h"
+#include "gpu/raw/tokens_cpu.h"
+#include "gpu/segment_view.h"
+#include "gpu/worker_pool.h"
+
+namespace kvdepot {
+namespace {
+
+constexpr size_t kExtentAlignment = 128;
+
+class HostExtent : public Extent {
+ public:
+  HostExtent(std::byte* data, size_t size_bytes) : Extent(data, size_bytes) {}
+  ~HostExtent() override { std::free(data()); }
+};
+
+std::string ProcessorName() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(": ") + 2);
+  }
+  return "unknown";
+}
+
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(int threads) : pool_(threads), attention_(&pool_) {}
+
+  std::string name() const override { return "cpu"; }
+  std::string device() const override { return ProcessorName(); }
+
+  absl::StatusOr<std::unique_ptr<Extent>> Allocate(size_t size_bytes) override {
+    const size_t rounded =
+        (size_bytes + kExtentAlignment - 1) / kExtentAlignment * kExtentAlignment;
+    void* memory = std::aligned_alloc(kExtentAlignment, rounded);
+    if (memory == nullptr) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("host memory: no ", size_bytes, " bytes left"));
+    }
+    return std::unique_ptr<Extent>(
+        std::make_unique<HostExtent>(static_cast<std::byte*>(memory), size_bytes));
+  }
+
+  absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
+                           size_t value_count) override {
+    const size_t index = FirstNonFinite(values, dtype, value_count);
+    if (index == value_count) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(field, ": value ", index, " of ", value_count,
+                                                   " is infinite or not a number"));
+  }
+
+  void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
+                   int count, std::byte* extent, int capacity, int first_slot) override {
+    raw::WriteTokens(shape, dtype, tokens, from, count, extent, capacity, first_slot);
+  }
+
+  void CopyTokens(const LayerShape& shape, DType dtype, const std::byte* from, std::byte* to,
+                  int capacity, int count) override {
+    const size_t row_bytes = static_cast<size_t>(shape.head_dim) * DTypeBytes(dtype);
+    const size_t tensor_bytes = static_cast<size_t>(capacity) * row_bytes;
+    for (size_t tensor = 0; tensor < 2 * static_cast<size_t>(shape.kv_heads); ++tensor) {
+      memcpy(to + tensor * tensor_bytes, from + tensor * tensor_bytes,
+             static_cast<size_t>(count) * row_bytes);
+    }
+  }
+
+  LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
+                                     absl::Span<const float> query_second_moments) override {
+    return planes::DeriveCalibration(source, profile, query_second_moments);
+  }
+
+  bool Encode(const SealBlocks& source, Codec codec, const LayerCalibration* calibration,
+              std::byte* segment) override {
+    const int tokens = static_cast<int>(source.blocks.size()) * kBlockTokens;
+    WriteSegmentHeader(source.shape, source.dtype, codec, calibration, tokens, segment);
+    const SegmentView view = SegmentView::Of(segment);
+    if (codec == Codec::kRaw) {
+      raw::EncodeSegment(source, segment + SegmentHeaderBytes(source.shape.kv_heads));
+    } else if (!EncodePlanes(source, *calibration, segment)) {
+      return false;
+    }
+    const uint64_t checksum = SegmentChecksum(absl::MakeConstSpan(segment, view.size_bytes()));
+    memcpy(segment + offsetof(SegmentHeader, checksum), &checksum, sizeof(checksum));
+    return true;
+  }
+
+  void Attend(absl::Span<const AttendItem> items) override { attention_.Attend(items); }
+
+  void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
+              absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override {
+    DecodeRuns(shape, dtype, calibration, runs, to, k, v);
+  }
+
+  absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) override {
+    return ValidateSegment(absl::MakeConstSpan(segment, size_bytes));
+  }
+
+ private:
+  // Heads and K, V are independent: one task each.
+  bool EncodePlanes(const SealBlocks& source, const LayerCalibration& calibration,
+                    std::byte* segment) {
+    const SegmentView view = SegmentView::Of(segment);
+    std::atomic<bool> in_range{true};
+    pool_.ParallelFor(2 * source.shape.kv_heads, [&](int task, int) {
+      const int head = task / 2;
+      const bool is_key = task % 2 == 0;
+      const HeadLayout& layout = calibration.heads[static_cast<size_t>(head)];
+      const planes::Pattern k_pattern = view.k_pattern(head);
+      const planes::Pattern v_pattern = view.v_pattern(head);
+      std::byte* part = segment + (view.part(head) - segment);
+      const size_t table_bytes = planes::TableBytes(source.shape.head_dim);
+      planes::TensorSink sink;
+      sink.is_key = is_key;
+      sink.table = part + (is_key ? 0 : table_bytes);
+      sink.records = part + 2 * table_bytes;
+      sink.record_bytes = planes::RecordBytes(k_pattern, v_pattern);
+      sink.planes_offset =
+          planes::kTokenScaleBytes + (is_key ? 0 : planes::GroupBytes(k_pattern.total()));
+      if (!planes::EncodeTensor(planes::TensorBlocksOf(source, head, is_key),
+                                is_key ? layout.k : layout.v, sink)) {
+        in_range.store(false);
+      }
+    });
+    return in_range.load();
+  }
+
+  WorkerPool pool_;
+  CpuAttention attention_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeCpuBackend(int threads) {
+  return std::make_unique<CpuBackend>(threads);
+}
+
+}  // namespace kvdepot

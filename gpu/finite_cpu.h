@@ -1,0 +1,17 @@
+// Finds values that are not finite.
+#ifndef KVDEPOT_GPU_FINITE_CPU_H_
+#define KVDEPOT_GPU_FINITE_CPU_H_
+
+#include <cstddef>
+
+#include "gpu/shape.h"
+
+namespace kvdepot {
+
+// Index of the first infinity or NaN among `count` values; `count` if there is none. `values` need
+// no alignment.
+size_t FirstNonFinite(const std::byte* values, DType dtype, size_t count);
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_GPU_FINITE_CPU_H_

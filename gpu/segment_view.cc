@@ -1,0 +1,151 @@
+#include "gpu/segment_view.h"
+
+#include <cstring>
+
+#define XXH_INLINE_ALL
+#include "absl/strings/str_cat.h"
+#include "gpu/backend.h"
+#include "gpu/check.h"
+#include "gpu/planes/format.h"
+#include "xxhash.h"
+
+namespace kvdepot {
+namespace {
+
+constexpr uint8_t kMagic[4] = {'K', 'V', 'D', 'S'};
+constexpr int kKvHeadsMax = 1024;
+constexpr size_t kChecksumOffset = offsetof(SegmentHeader, checksum);
+
+absl::Status Damaged(absl::string_view field, uint64_t value, absl::string_view expected) {
+  return absl::DataLossError(
+      absl::StrCat("segment ", field, " is ", value, ", expected ", expected));
+}
+
+size_t RawPartBytes(int head_dim, DType dtype, int tokens) {
+  return 2 * static_cast<size_t>(head_dim) * static_cast<size_t>(tokens) * DTypeBytes(dtype);
+}
+
+absl::Status ValidateGeometry(const SegmentHeader& header) {
+  if (memcmp(header.magic, kMagic, sizeof(kMagic)) != 0)
+    return absl::DataLossError("segment magic is not KVDS");
+  if (header.version != kSegmentFormatVersion) {
+    return Damaged("version", header.version, absl::StrCat(kSegmentFormatVersion));
+  }
+  if (header.codec < 1 || header.codec > 2)
+    return Damaged("codec", header.codec, "1 (raw) or 2 (planes)");
+  if (header.dtype < 1 || header.dtype > 3) return Damaged("dtype", header.dtype, "1 to 3");
+  if (header.tokens == 0 || header.tokens % kBlockTokens != 0 ||
+      header.tokens > kSegmentTokensMax) {
+    return Damaged("tokens", header.tokens, "a multiple of 64 from 64 to 1024");
+  }
+  if (header.kv_heads == 0 || header.kv_heads > kKvHeadsMax)
+    return Damaged("kv_heads", header.kv_heads, "1 to 1024");
+  if (planes::PatternCount(header.head_dim) == 0)
+    return Damaged("head_dim", header.head_dim, "64, 128 or 256");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+size_t SegmentView::part_bytes(int head) const {
+  if (codec() == Codec::kRaw) return RawPartBytes(head_dim(), dtype(), tokens());
+  return planes::PartBytes(head_dim(), k_pattern(head), v_pattern(head), blocks());
+}
+
+const std::byte* SegmentView::part(int head) const {
+  const std::byte* begin = data_ + SegmentHeaderBytes(kv_heads());
+  for (int h = 0; h < head; ++h) begin += part_bytes(h);
+  return begin;
+}
+
+void WriteSegmentHeader(const LayerShape& shape, DType dtype, Codec codec,
+                        const LayerCalibration* calibration, int tokens, std::byte* segment) {
+  memset(segment, 0, SegmentHeaderBytes(shape.kv_heads));
+  SegmentHeader header{};
+  memcpy(header.magic, kMagic, sizeof(kMagic));
+  header.version = kSegmentFormatVersion;
+  header.codec = static_cast<uint8_t>(codec);
+  header.dtype = static_cast<uint8_t>(dtype);
+  header.tokens = static_cast<uint32_t>(tokens);
+  header.kv_heads = static_cast<uint16_t>(shape.kv_heads);
+  header.head_dim = static_cast<uint16_t>(shape.head_dim);
+  header.size_bytes = SegmentBytes(shape, dtype, codec, calibration, tokens);
+  if (codec == Codec::kPlanes) {
+    memcpy(header.calibration_hash, calibration->hash_prefix.data(),
+           sizeof(header.calibration_hash));
+    for (int h = 0; h < shape.kv_heads; ++h) {
+      const HeadLayout& head = calibration->heads[static_cast<size_t>(h)];
+      segment[sizeof(header) + 2 * static_cast<size_t>(h)] = static_cast<std::byte>(head.k.pattern);
+      segment[sizeof(header) + 2 * static_cast<size_t>(h) + 1] =
+          static_cast<std::byte>(head.v.pattern);
+    }
+  }
+  memcpy(segment, &header, sizeof(header));
+}
+
+uint64_t SegmentChecksum(absl::Span<const std::byte> segment) {
+  XXH3_state_t state;
+  XXH3_64bits_reset(&state);
+  const uint64_t zero = 0;
+  XXH3_64bits_update(&state, segment.data(), kChecksumOffset);
+  XXH3_64bits_update(&state, &zero, sizeof(zero));
+  XXH3_64bits_update(&state, segment.data() + kChecksumOffset + sizeof(zero),
+                     segment.size() - kChecksumOffset - sizeof(zero));
+  return XXH3_64bits_digest(&state);
+}
+
+absl::Status ValidateSegment(absl::Span<const std::byte> bytes) {
+  if (bytes.size() < sizeof(SegmentHeader)) return Damaged("length", bytes.size(), "at least 64");
+  SegmentHeader header;
+  memcpy(&header, bytes.data(), sizeof(header));
+  if (absl::Status status = ValidateGeometry(header); !status.ok()) return status;
+  if (header.size_bytes != bytes.size())
+    return Damaged("length", bytes.size(), absl::StrCat(header.size_bytes));
+  const size_t header_bytes = SegmentHeaderBytes(header.kv_heads);
+  if (bytes.size() < header_bytes)
+    return Damaged("length", bytes.size(), absl::StrCat("at least ", header_bytes));
+
+  const int tokens = static_cast<int>(header.tokens);
+  size_t expected = header_bytes;
+  for (int h = 0; h < header.kv_heads; ++h) {
+    if (header.codec == static_cast<uint8_t>(Codec::kRaw)) {
+      expected += RawPartBytes(header.head_dim, static_cast<DType>(header.dtype), tokens);
+      continue;
+    }
+    const size_t entry = sizeof(header) + 2 * static_cast<size_t>(h);
+    const int k = static_cast<int>(bytes[entry]);
+    const int v = static_cast<int>(bytes[entry + 1]);
+    const int count = planes::PatternCount(header.head_dim);
+    if (k >= count || v >= count) {
+      return Damaged(absl::StrCat("pattern of head ", h), static_cast<uint64_t>(k >= count ? k : v),
+                     absl::StrCat("below ", count));
+    }
+    expected += planes::PartBytes(header.head_dim, planes::KeyPattern(header.head_dim, k),
+                                  planes::ValuePattern(header.head_dim, v), tokens / kBlockTokens);
+  }
+  if (bytes.size() != expected)
+    return Damaged("length", bytes.size(), absl::StrCat(expected, " for its geometry"));
+  if (const uint64_t sum = SegmentChecksum(bytes); sum != header.checksum) {
+    return Damaged("checksum", header.checksum, absl::StrCat(sum));
+  }
+  return absl::OkStatus();
+}
+
+size_t SegmentBytes(const LayerShape& shape, DType dtype, Codec codec,
+                    const LayerCalibration* calibration, int tokens) {
+  KVDEPOT_CHECK(tokens > 0 && tokens % kBlockTokens == 0 && tokens <= kSegmentTokensMax);
+  size_t bytes = SegmentHeaderBytes(shape.kv_heads);
+  for (int h = 0; h < shape.kv_heads; ++h) {
+    if (codec == Codec::kRaw) {
+      bytes += RawPartBytes(shape.head_dim, dtype, tokens);
+    } else {
+      const HeadLayout& head = calibration->heads[static_cast<size_t>(h)];
+      bytes += planes::PartBytes(shape.head_dim, planes::KeyPattern(shape.head_dim, head.k.pattern),
+                                 planes::ValuePattern(shape.head_dim, head.v.pattern),
+                                 tokens / kBlockTokens);
+    }
+  }
+  return bytes;
+}
+
+}  // namespace kvdepot

@@ -1,0 +1,94 @@
+// The header of a segment, and where each head's part begins (gpu/FORMAT.md).
+//
+// ValidateSegment checks bytes from outside; SegmentView::Of trusts bytes that this process
+// encoded. Views own nothing.
+#ifndef KVDEPOT_GPU_SEGMENT_VIEW_H_
+#define KVDEPOT_GPU_SEGMENT_VIEW_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "gpu/calibration.h"
+#include "gpu/planes/pattern.h"
+#include "gpu/shape.h"
+
+namespace kvdepot {
+
+inline constexpr uint16_t kSegmentFormatVersion = 0;
+
+// The first 64 bytes as they lie in memory; pattern numbers follow.
+struct SegmentHeader {
+  uint8_t magic[4];
+  uint16_t version;
+  uint8_t codec;
+  uint8_t dtype;
+  uint32_t tokens;
+  uint16_t kv_heads;
+  uint16_t head_dim;
+  uint64_t size_bytes;
+  uint64_t checksum;
+  uint8_t calibration_hash[16];
+  uint8_t zero[16];
+};
+static_assert(sizeof(SegmentHeader) == 64, "gpu/FORMAT.md");
+static_assert(offsetof(SegmentHeader, size_bytes) == 16 &&
+                  offsetof(SegmentHeader, calibration_hash) == 32,
+              "gpu/FORMAT.md");
+
+constexpr size_t SegmentHeaderBytes(int kv_heads) {
+  return (sizeof(SegmentHeader) + 2 * static_cast<size_t>(kv_heads) + 127) / 128 * 128;
+}
+
+class SegmentView {
+ public:
+  // Requires a whole, valid segment at `data`.
+  static SegmentView Of(const std::byte* data) { return SegmentView(data); }
+
+  const SegmentHeader& header() const { return *reinterpret_cast<const SegmentHeader*>(data_); }
+  Codec codec() const { return static_cast<Codec>(header().codec); }
+  DType dtype() const { return static_cast<DType>(header().dtype); }
+  int tokens() const { return static_cast<int>(header().tokens); }
+  int blocks() const { return tokens() / kBlockTokens; }
+  int kv_heads() const { return header().kv_heads; }
+  int head_dim() const { return header().head_dim; }
+  size_t size_bytes() const { return header().size_bytes; }
+
+  // Planes only.
+  planes::Pattern k_pattern(int head) const {
+    return planes::KeyPattern(head_dim(), PatternNumber(2 * head));
+  }
+  planes::Pattern v_pattern(int head) const {
+    return planes::ValuePattern(head_dim(), PatternNumber(2 * head + 1));
+  }
+
+  // First byte of a head's part, and the part's size.
+  const std::byte* part(int head) const;
+  size_t part_bytes(int head) const;
+
+ private:
+  explicit SegmentView(const std::byte* data) : data_(data) {}
+  uint8_t PatternNumber(int index) const {
+    return static_cast<uint8_t>(data_[sizeof(SegmentHeader) + static_cast<size_t>(index)]);
+  }
+
+  const std::byte* data_;
+};
+
+// Writes header and pattern numbers with a zero checksum. `calibration` is null for raw.
+void WriteSegmentHeader(const LayerShape& shape, DType dtype, Codec codec,
+                        const LayerCalibration* calibration, int tokens, std::byte* segment);
+
+// XXH3-64 of the segment with its checksum field taken as zero.
+uint64_t SegmentChecksum(absl::Span<const std::byte> segment);
+
+// Checks everything that reading a segment relies on: magic, version, geometry, pattern numbers,
+// size, checksum. DATA_LOSS names the field, its value and what was expected. `bytes` may be
+// anything and need no alignment; a view of it may be used only if it is 8-byte aligned.
+absl::Status ValidateSegment(absl::Span<const std::byte> bytes);
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_GPU_SEGMENT_VIEW_H_

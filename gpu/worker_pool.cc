@@ -1,0 +1,61 @@
+#include "gpu/worker_pool.h"
+
+#include "gpu/check.h"
+
+namespace kvdepot {
+
+WorkerPool::WorkerPool(int threads) {
+  KVDEPOT_CHECK(threads >= 1);
+  for (int thread = 1; thread < threads; ++thread) {
+    workers_.emplace_back([this, thread] { Work(thread); });
+  }
+}
+
+WorkerPool::~WorkerPool() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  loop_started_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void WorkerPool::TakeTasks(int thread) {
+  for (int index = next_.fetch_add(1); index < count_; index = next_.fetch_add(1))
+    (*task_)(index, thread);
+}
+
+void WorkerPool::Work(int thread) {
+  int seen = 0;
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    loop_started_.wait(lock, [&] { return stopping_ || loop_ != seen; });
+    if (stopping_) return;
+    seen = loop_;
+    lock.unlock();
+    TakeTasks(thread);
+    lock.lock();
+    if (--busy_ == 0) loop_ended_.notify_one();
+  }
+}
+
+void WorkerPool::ParallelFor(int count, const std::function<void(int index, int thread)>& task) {
+  if (count <= 1 || workers_.empty()) {
+    for (int index = 0; index < count; ++index) task(index, 0);
+    return;
+  }
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    task_ = &task;
+    count_ = count;
+    next_.store(0);
+    busy_ = static_cast<int>(workers_.size());
+    ++loop_;
+  }
+  loop_started_.notify_all();
+  TakeTasks(0);
+  std::unique_lock<std::mutex> lock(mutex_);
+  loop_ended_.wait(lock, [&] { return busy_ == 0; });
+}
+
+}  // namespace kvdepot

@@ -1,0 +1,109 @@
+#include "server/attend_batch.h"
+
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/request_check.h"
+
+namespace kvdepot {
+namespace {
+
+// First position that a query at `position` sees.
+uint64_t FirstVisible(const LayerShape& shape, uint64_t position) {
+  const uint64_t window = static_cast<uint64_t>(shape.sliding_window);
+  return window > 0 && position >= window ? position - window + 1 : 0;
+}
+
+size_t QueryValues(const LayerShape& shape) {
+  return static_cast<size_t>(shape.query_heads) * static_cast<size_t>(shape.head_dim);
+}
+
+}  // namespace
+
+absl::Status CheckQueries(const Session& session, const LayerShape& shape, uint64_t query_tokens,
+                          absl::string_view q, int query_tokens_max) {
+  if (query_tokens < 1 || query_tokens > static_cast<uint64_t>(query_tokens_max)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("queries.token_count: ", query_tokens, ", must be 1..", query_tokens_max));
+  }
+  return CheckBytes("queries.q", q, query_tokens, QueryValues(shape), session.spec().dtype);
+}
+
+absl::Status CheckVisible(const std::string& field, const Layer& layer, uint64_t query_position) {
+  if (FirstVisible(layer.shape(), query_position) >= layer.first_held()) return absl::OkStatus();
+  return absl::OutOfRangeError(
+      absl::StrCat(field, ": a query at position ", query_position, " sees tokens from ",
+                   FirstVisible(layer.shape(), query_position), " on, the layer holds them from ",
+                   layer.first_held(), " on (sliding_window ", layer.shape().sliding_window, ")"));
+}
+
+AttendSubject ViewForQueries(const Session& session, size_t layer_index, float scale,
+                             uint64_t query_tokens, absl::string_view q, uint64_t token_count) {
+  const Layer& layer = session.layers()[layer_index];
+  AttendSubject subject;
+  subject.shape = layer.shape();
+  subject.dtype = session.spec().dtype;
+  subject.calibration = layer.calibration();
+  subject.query_position = token_count - query_tokens;
+  subject.query_tokens = query_tokens;
+  subject.view_position = FirstVisible(layer.shape(), subject.query_position);
+  subject.view = layer.View(subject.view_position, token_count);
+  subject.q = q;
+  subject.scale = scale;
+  return subject;
+}
+
+void AttendBatch::Add(AttendSubject subject) { subjects_.push_back(std::move(subject)); }
+
+void AttendBatch::Begin() {
+  std::vector<QuerySpan> spans;
+  for (const AttendSubject& subject : subjects_) {
+    const int query_tokens = static_cast<int>(subject.query_tokens);
+    spans.push_back({subject.query_position, query_tokens, subject.shape.query_heads,
+                     subject.shape.sliding_window});
+    AttendResult result;
+    result.token_count = subject.query_position + subject.query_tokens;
+    result.output.resize(subject.query_tokens * QueryValues(subject.shape) * sizeof(float));
+    result.log_sum_exp.resize(subject.query_tokens *
+                              static_cast<size_t>(subject.shape.query_heads) * sizeof(float));
+    results_.push_back(std::move(result));
+  }
+  pieces_ = CutIntoPieces(spans, row_tokens_max_);
+}
+
+AttendItem AttendBatch::ItemOf(const QuerySlice& slice) {
+  const AttendSubject& subject = subjects_[slice.span];
+  AttendResult& result = results_[slice.span];
+  const size_t first = static_cast<size_t>(slice.first);
+  const size_t values = QueryValues(subject.shape);
+  AttendItem item;
+  item.shape = subject.shape;
+  item.dtype = subject.dtype;
+  item.calibration = subject.calibration.get();
+  item.runs = subject.view.runs;
+  item.first_position = subject.view_position;
+  item.query_position = subject.query_position + first;
+  item.query_tokens = slice.count;
+  item.scale = subject.scale != 0
+                   ? subject.scale
+                   : static_cast<float>(1 / std::sqrt(static_cast<double>(subject.shape.head_dim)));
+  item.q = reinterpret_cast<const std::byte*>(subject.q.data()) +
+           first * values * DTypeBytes(subject.dtype);
+  item.output = reinterpret_cast<float*>(&result.output[0]) + first * values;
+  item.log_sum_exp = reinterpret_cast<float*>(&result.log_sum_exp[0]) +
+                     first * static_cast<size_t>(subject.shape.query_heads);
+  return item;
+}
+
+bool AttendBatch::RunPiece(Backend* backend) {
+  if (next_piece_ == 0) Begin();
+  std::vector<AttendItem> items;
+  for (const QuerySlice& slice : pieces_[next_piece_]) items.push_back(ItemOf(slice));
+  backend->Attend(items);
+  return ++next_piece_ < pieces_.size();
+}
+
+std::vector<AttendResult> AttendBatch::TakeResults() { return std::move(results_); }
+
+}  // namespace kvdepot

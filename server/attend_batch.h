@@ -1,0 +1,75 @@
+// Attention of one or many sessions' queries over what they saw when the call was admitted, done in
+// pieces.
+#ifndef KVDEPOT_SERVER_ATTEND_BATCH_H_
+#define KVDEPOT_SERVER_ATTEND_BATCH_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "gpu/backend.h"
+#include "server/attend_pieces.h"
+#include "server/layer.h"
+#include "server/session.h"
+#include "server/session_types.h"
+
+namespace kvdepot {
+
+// One session's queries and a view of the tokens that they see. Holds the view's extents, not the
+// session.
+struct AttendSubject {
+  LayerShape shape;
+  DType dtype = DType::kBf16;
+  std::shared_ptr<const LayerCalibration> calibration;
+  LayerView view;
+  uint64_t view_position = 0;
+  uint64_t query_position = 0;
+  uint64_t query_tokens = 0;
+  absl::string_view q;
+  float scale = 0;  // As asked for; 0: 1 / sqrt(head_dim).
+};
+
+// INVALID_ARGUMENT: `query_tokens` or the bytes of `q` do not fit. Fields as in the contract
+// ("queries.q").
+absl::Status CheckQueries(const Session& session, const LayerShape& shape, uint64_t query_tokens,
+                          absl::string_view q, int query_tokens_max);
+
+// OUT_OF_RANGE naming `field` if a query at `query_position` would see tokens that left the sliding
+// window.
+absl::Status CheckVisible(const std::string& field, const Layer& layer, uint64_t query_position);
+
+// What `query_tokens` queries, the last of which stands at token_count - 1, see now. All checks
+// have passed. Under the engine's lock.
+AttendSubject ViewForQueries(const Session& session, size_t layer, float scale,
+                             uint64_t query_tokens, absl::string_view q, uint64_t token_count);
+
+class AttendBatch {
+ public:
+  explicit AttendBatch(uint64_t piece_row_tokens_max) : row_tokens_max_(piece_row_tokens_max) {}
+
+  void Add(AttendSubject subject);
+
+  // Computes the next piece. True: pieces remain. On the worker; queries are finite.
+  bool RunPiece(Backend* backend);
+
+  // Once no pieces remain.
+  std::vector<AttendResult> TakeResults();
+
+ private:
+  void Begin();
+  AttendItem ItemOf(const QuerySlice& slice);
+
+  const uint64_t row_tokens_max_;
+  std::vector<AttendSubject> subjects_;
+  std::vector<AttendResult> results_;
+  std::vector<AttendPiece> pieces_;
+  size_t next_piece_ = 0;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_ATTEND_BATCH_H_

@@ -1,0 +1,241 @@
+#include "server/engine.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "gpu/check.h"
+#include "server/engine_append.h"
+#include "server/engine_attend.h"
+#include "server/engine_decode.h"
+#include "server/engine_fetch.h"
+#include "server/engine_seal.h"
+#include "server/engine_state.h"
+#include "server/engine_truncate.h"
+#include "server/session_spec.h"
+
+namespace kvdepot {
+namespace {
+
+using SessionRef = std::shared_ptr<Session>;
+
+// Calls that need no device are here, the others in engine_*.cc.
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(const EngineOptions& options, std::unique_ptr<Backend> backend,
+             CalibrationStore* calibrations, Clock* clock, EngineObserver* observer)
+      : state_(options, std::move(backend), calibrations, clock, observer) {}
+
+  absl::StatusOr<SessionInfo> CreateSession(const Caller& caller, const SessionSpec& spec,
+                                            bool* created) override;
+  absl::StatusOr<SessionInfo> GetSession(const Caller& caller, const std::string& session_id,
+                                         const std::string& name) override;
+  std::vector<SessionInfo> ListSessions(const Caller& caller, const std::string& after_name,
+                                        size_t limit) override;
+  absl::Status DeleteSession(const Caller& caller, const std::string& session_id) override;
+  absl::StatusOr<SessionInfo> TouchSession(const Caller& caller,
+                                           const std::string& session_id) override;
+  void Drain(absl::Time deadline) override;
+  void ExpireSessions() override;
+  size_t session_count() const override;
+  EngineTotals totals() override;
+  void CheckInvariants() override;
+
+  void TruncateSession(const Caller& caller, const std::string& session_id, uint64_t generation,
+                       uint64_t token_count, Done<SessionInfo> done) override {
+    StartTruncate(&state_, caller, session_id, generation, token_count, std::move(done));
+  }
+  void SealSession(const Caller& caller, const std::string& session_id, uint64_t generation,
+                   Done<SessionInfo> done) override {
+    StartSeal(&state_, caller, session_id, generation, std::move(done));
+  }
+  absl::StatusOr<std::unique_ptr<Addition>> BeginAppend(const Caller& caller,
+                                                        const std::string& session_id,
+                                                        uint64_t generation) override {
+    return BeginAddition(&state_, caller, session_id, generation);
+  }
+  void Attend(const Caller& caller, int layer, float scale, std::vector<AttendQuery> queries,
+              Done<std::vector<AttendResult>> done) override {
+    StartAttend(&state_, caller, layer, scale, std::move(queries), std::move(done));
+  }
+  void Decode(const Caller& caller, int layer, float scale, std::vector<DecodeStep> steps,
+              Done<std::vector<AttendResult>> done) override {
+    StartDecode(&state_, caller, layer, scale, std::move(steps), std::move(done));
+  }
+  void Fetch(const Caller& caller, const std::string& session_id, int layer, uint64_t position,
+             uint64_t token_count, DType dtype, Done<FetchedTokens> done) override {
+    StartFetch(&state_, caller, session_id, layer, position, token_count, dtype, std::move(done));
+  }
+
+  uint64_t used_bytes() const override { return state_.budget.used_bytes(); }
+  uint64_t tenant_used_bytes(const std::string& tenant) const override {
+    return state_.budget.tenant_used_bytes(tenant);
+  }
+
+ private:
+  EngineState state_;
+};
+
+absl::StatusOr<SessionInfo> EngineImpl::CreateSession(const Caller& caller, const SessionSpec& spec,
+                                                      bool* created) {
+  *created = false;
+  absl::Status valid = ValidateSpec(spec, state_.options);
+  if (!valid.ok()) return valid;
+  std::shared_ptr<const ModelLayout> layout;
+  if (!spec.calibration.empty()) {
+    absl::StatusOr<std::shared_ptr<const ModelLayout>> found =
+        state_.calibrations->Find(caller.tenant, spec.calibration, spec.profile, spec.layers);
+    if (!found.ok()) return found.status();
+    layout = *std::move(found);
+  }
+  // A name whose session has expired is free.
+  ExpireSessions();
+
+  MutexLock lock(state_.mu);
+  absl::Status accepting = state_.CheckAccepting();
+  if (!accepting.ok()) return accepting;
+  const absl::Time now = state_.clock->Now();
+  if (const SessionRef existing = state_.sessions.FindByName(caller.tenant, spec.name, now)) {
+    const absl::string_view field = FirstDifference(existing->spec(), spec);
+    if (!field.empty()) {
+      return absl::AlreadyExistsError(
+          absl::StrCat(field, ": differs from that of the session named ", spec.name));
+    }
+    existing->Touch(now);
+    return existing->Info();
+  }
+  const size_t sessions_max = static_cast<size_t>(state_.options.sessions_per_tenant_max);
+  const size_t count = state_.sessions.CountOf(caller.tenant);
+  if (count >= sessions_max) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("sessions_per_tenant_max: ", count, " of ", sessions_max, " sessions exist"));
+  }
+  const auto session = std::make_shared<Session>(NewSessionId(), caller.tenant, spec, layout, now);
+  state_.sessions.Insert(session);
+  *created = true;
+  return session->Info();
+}
+
+absl::StatusOr<SessionInfo> EngineImpl::GetSession(const Caller& caller,
+                                                   const std::string& session_id,
+                                                   const std::string& name) {
+  MutexLock lock(state_.mu);
+  if (!session_id.empty()) {
+    const absl::StatusOr<SessionRef> session = state_.Find(caller.tenant, session_id);
+    if (!session.ok()) return session.status();
+    return (*session)->Info();
+  }
+  const SessionRef session = state_.sessions.FindByName(caller.tenant, name, state_.clock->Now());
+  if (session == nullptr) return absl::NotFoundError(absl::StrCat("name: ", name, ", unknown"));
+  return session->Info();
+}
+
+std::vector<SessionInfo> EngineImpl::ListSessions(const Caller& caller,
+                                                  const std::string& after_name, size_t limit) {
+  limit = std::min(limit, static_cast<size_t>(state_.options.page_size_max));
+  std::vector<SessionInfo> infos;
+  MutexLock lock(state_.mu);
+  for (const SessionRef& session :
+       state_.sessions.List(caller.tenant, after_name, limit, state_.clock->Now())) {
+    infos.push_back(session->Info());
+  }
+  return infos;
+}
+
+absl::Status EngineImpl::DeleteSession(const Caller& caller, const std::string& session_id) {
+  const InFlight in_flight(&state_);
+  // Outlives the lock: what is freed with it takes time.
+  SessionRef session;
+  MutexLock lock(state_.mu);
+  absl::StatusOr<SessionRef> found = state_.Find(caller.tenant, session_id);
+  if (!found.ok()) return found.status();
+  session = *std::move(found);
+  session->set_deleted();
+  state_.sessions.Erase(*session);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SessionInfo> EngineImpl::TouchSession(const Caller& caller,
+                                                     const std::string& session_id) {
+  MutexLock lock(state_.mu);
+  const absl::StatusOr<SessionRef> session = state_.Find(caller.tenant, session_id);
+  if (!session.ok()) return session.status();
+  (*session)->Touch(state_.clock->Now());
+  return (*session)->Info();
+}
+
+void EngineImpl::Drain(absl::Time deadline) {
+  {
+    MutexLock lock(state_.mu);
+    state_.draining = true;
+    while (state_.in_flight > 0) {
+      if (!state_.in_flight_changed.WaitUntil(state_.mu, deadline)) return;
+    }
+  }
+  // The last results are on their way.
+  state_.queue.WaitUntilIdle(deadline);
+}
+
+void EngineImpl::ExpireSessions() {
+  const InFlight in_flight(&state_);
+  std::vector<SessionRef> expired;
+  MutexLock lock(state_.mu);
+  expired = state_.sessions.TakeExpired(state_.clock->Now());
+  for (const SessionRef& session : expired) session->set_deleted();
+}
+
+size_t EngineImpl::session_count() const {
+  MutexLock lock(state_.mu);
+  return state_.sessions.size();
+}
+
+EngineTotals EngineImpl::totals() {
+  const InFlight in_flight(&state_);
+  std::vector<SessionRef> sessions;
+  {
+    MutexLock lock(state_.mu);
+    sessions = state_.sessions.All();
+  }
+  EngineTotals totals;
+  for (const SessionRef& session : sessions) {
+    EngineTotals::Bytes& bytes = session->spec().codec == Codec::kRaw ? totals.raw : totals.planes;
+    MutexLock lock(state_.mu);
+    bytes.logical += session->logical_bytes();
+    bytes.stored += session->stored_bytes();
+  }
+  return totals;
+}
+
+void EngineImpl::CheckInvariants() {
+  MutexLock lock(state_.mu);
+  state_.sessions.CheckInvariants();
+  std::map<std::string, uint64_t> stored;
+  uint64_t total = 0;
+  for (const SessionRef& session : state_.sessions.All()) {
+    KVDEPOT_CHECK(!session->deleted());
+    KVDEPOT_CHECK(session->generation() >= 1);
+    for (const Layer& layer : session->layers()) layer.CheckInvariants();
+    stored[session->tenant()] += session->stored_bytes();
+    total += session->stored_bytes();
+  }
+  // Calls in flight hold memory besides: what they prepare, and what they read after its session
+  // dropped it.
+  const bool exact = state_.in_flight == 0;
+  for (const auto& [tenant, bytes] : stored) {
+    const uint64_t used = state_.budget.tenant_used_bytes(tenant);
+    KVDEPOT_CHECK(exact ? used == bytes : used >= bytes);
+  }
+  KVDEPOT_CHECK(exact ? used_bytes() == total : used_bytes() >= total);
+  KVDEPOT_CHECK(used_bytes() <= state_.options.budget_bytes);
+}
+
+}  // namespace
+
+std::unique_ptr<Engine> Engine::Make(const EngineOptions& options, std::unique_ptr<Backend> backend,
+                                     CalibrationStore* calibrations, Clock* clock,
+                                     EngineObserver* observer) {
+  return std::make_unique<EngineImpl>(options, std::move(backend), calibrations, clock, observer);
+}
+
+}  // namespace kvdepot

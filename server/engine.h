@@ -1,0 +1,127 @@
+// The engine: sessions, their memory and the work on them, in domain types. It knows no gRPC and no
+// protobuf.
+//
+// Threads. Any thread may call any method. Calls without a callback take the metadata lock briefly
+// and return. Calls with a `done` callback validate and enqueue on the caller's thread (an error
+// there runs `done` before returning) and finish on the device worker, which runs `done` exactly
+// once, without a lock held. Work of tenants is taken in turn, one piece of bounded length at a
+// time. One lock guards all metadata and is never held while a backend computes. At most one
+// mutation of a session is in flight; another one is UNAVAILABLE.
+//
+// Errors: proto/kvdepot/v1/kv_depot_service.proto lists one meaning per code. An error names field,
+// value and limit, and leaves everything as it was.
+#ifndef KVDEPOT_SERVER_ENGINE_H_
+#define KVDEPOT_SERVER_ENGINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "gpu/backend.h"
+#include "server/calibration_store.h"
+#include "server/clock.h"
+#include "server/engine_observer.h"
+#include "server/engine_options.h"
+#include "server/session_types.h"
+
+namespace kvdepot {
+
+// What sessions hold, by their codec, for metrics.
+struct EngineTotals {
+  struct Bytes {
+    uint64_t logical = 0;
+    uint64_t stored = 0;
+  };
+  Bytes raw;
+  Bytes planes;
+};
+
+class Engine {
+ public:
+  template <typename T>
+  using Done = std::function<void(absl::StatusOr<T>)>;
+
+  // One Append call: holds the session's right of mutation until `done` of Finish is about to run,
+  // or it is destroyed. Chunks are passed one after the other: the next call may follow once `done`
+  // of the one before has run. May be destroyed at any time before the engine, also inside `done`.
+  class Addition {
+   public:
+    virtual ~Addition() = default;
+    // Stores one chunk whole or not at all; seals what the addition so far already decides.
+    virtual void Append(TokenChunk chunk, Done<LayerState> done) = 0;
+    // Ends the addition and seals the rest. Destroying an Addition without Finish ends it as well:
+    // chunks stay, and what a Finish would have sealed is sealed with the next addition.
+    virtual void Finish(Done<std::vector<std::pair<int, LayerState>>> done) = 0;
+  };
+
+  // `options` are valid (EngineOptions::Problems). The last three outlive the engine.
+  static std::unique_ptr<Engine> Make(const EngineOptions& options,
+                                      std::unique_ptr<Backend> backend,
+                                      CalibrationStore* calibrations, Clock* clock,
+                                      EngineObserver* observer);
+  // Refuses what is still queued (UNAVAILABLE) and waits for what has begun.
+  virtual ~Engine() = default;
+
+  virtual absl::StatusOr<SessionInfo> CreateSession(const Caller& caller, const SessionSpec& spec,
+                                                    bool* created) = 0;
+  // `session_id`, or `name` if that is empty.
+  virtual absl::StatusOr<SessionInfo> GetSession(const Caller& caller,
+                                                 const std::string& session_id,
+                                                 const std::string& name) = 0;
+  // Up to `limit` sessions whose names follow `after_name`, in order of name.
+  virtual std::vector<SessionInfo> ListSessions(const Caller& caller, const std::string& after_name,
+                                                size_t limit) = 0;
+  // What is in flight on the session finishes; its memory is free then.
+  virtual absl::Status DeleteSession(const Caller& caller, const std::string& session_id) = 0;
+  virtual absl::StatusOr<SessionInfo> TouchSession(const Caller& caller,
+                                                   const std::string& session_id) = 0;
+  virtual void TruncateSession(const Caller& caller, const std::string& session_id,
+                               uint64_t generation, uint64_t token_count,
+                               Done<SessionInfo> done) = 0;
+  // Fails with RESOURCE_EXHAUSTED where memory for a segment is lacking; what was sealed by then
+  // stays sealed.
+  virtual void SealSession(const Caller& caller, const std::string& session_id, uint64_t generation,
+                           Done<SessionInfo> done) = 0;
+
+  virtual absl::StatusOr<std::unique_ptr<Addition>> BeginAppend(const Caller& caller,
+                                                                const std::string& session_id,
+                                                                uint64_t generation) = 0;
+  // `scale` 0: 1 / sqrt(head_dim).
+  virtual void Attend(const Caller& caller, int layer, float scale,
+                      std::vector<AttendQuery> queries, Done<std::vector<AttendResult>> done) = 0;
+  // All steps or none: every one is checked before the first token is stored.
+  virtual void Decode(const Caller& caller, int layer, float scale, std::vector<DecodeStep> steps,
+                      Done<std::vector<AttendResult>> done) = 0;
+  // One reply of at most EngineOptions::fetch_bytes_max, one token at least. `token_count` 0: to
+  // the end of the layer. The whole range must be there.
+  virtual void Fetch(const Caller& caller, const std::string& session_id, int layer,
+                     uint64_t position, uint64_t token_count, DType dtype,
+                     Done<FetchedTokens> done) = 0;
+
+  // From now on new work is UNAVAILABLE; returns when what was queued is done or the deadline has
+  // passed.
+  virtual void Drain(absl::Time deadline) = 0;
+  // Deletes sessions whose time has come; the daemon calls it once a second.
+  virtual void ExpireSessions() = 0;
+
+  // Bytes in use, over all tenants and of one.
+  virtual uint64_t used_bytes() const = 0;
+  virtual uint64_t tenant_used_bytes(const std::string& tenant) const = 0;
+  virtual size_t session_count() const = 0;
+  // Takes the lock once a session: not one moment's picture.
+  virtual EngineTotals totals() = 0;
+
+  // Aborts unless counts, positions, extents and charges of every session agree with each other and
+  // with the ledger, recomputed from scratch.
+  virtual void CheckInvariants() = 0;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_ENGINE_H_

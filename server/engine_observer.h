@@ -1,0 +1,76 @@
+// What the engine tells the world about its work. Metrics implement it; the engine knows no metrics
+// library.
+#ifndef KVDEPOT_SERVER_ENGINE_OBSERVER_H_
+#define KVDEPOT_SERVER_ENGINE_OBSERVER_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "gpu/shape.h"
+
+namespace kvdepot {
+
+// Calls that go through the queue.
+enum class Operation { kAppend, kAttend, kDecode, kFetch, kTruncate, kSeal };
+inline constexpr Operation kOperations[] = {Operation::kAppend,   Operation::kAttend,
+                                            Operation::kDecode,   Operation::kFetch,
+                                            Operation::kTruncate, Operation::kSeal};
+
+constexpr absl::string_view OperationName(Operation operation) {
+  switch (operation) {
+    case Operation::kAppend:
+      return "append";
+    case Operation::kAttend:
+      return "attend";
+    case Operation::kDecode:
+      return "decode";
+    case Operation::kFetch:
+      return "fetch";
+    case Operation::kTruncate:
+      return "truncate";
+    case Operation::kSeal:
+      return "seal";
+  }
+  return "";
+}
+
+// Where one request's time went. `queue`: until its first piece began. `work`: inside its pieces.
+// `total`: from the call to the result; the rest was spent between pieces.
+struct OperationTimes {
+  absl::Duration queue;
+  absl::Duration work;
+  absl::Duration total;
+};
+
+// Methods are called from any thread, most by the worker: they must be quick and must not block.
+// Does nothing by itself, so that an observer overrides only what it wants.
+class EngineObserver {
+ public:
+  virtual ~EngineObserver() = default;
+
+  // One queued call has its result. One chunk of an Append counts as one operation, its Finish as
+  // another.
+  virtual void OnOperation(Operation operation, absl::StatusCode code, const OperationTimes& times);
+  // `tokens` of one layer were stored.
+  virtual void OnAppended(uint64_t tokens);
+  // One segment was sealed with `codec` (raw also where planes could not hold the values).
+  // `logical_bytes`: its values in the session's dtype; `stored_bytes`: the segment.
+  virtual void OnSealed(Codec codec, int tokens, uint64_t logical_bytes, uint64_t stored_bytes);
+  // Relative L2 error of K and V of one `planes` segment in EngineOptions::error_sample_interval.
+  virtual void OnReconstructionError(double k_error, double v_error);
+  // No memory for a segment: its tokens stay in the tail until the next addition. Refused requests
+  // are not reported here, their Status says why.
+  virtual void OnSealDeferred();
+};
+
+inline void EngineObserver::OnOperation(Operation, absl::StatusCode, const OperationTimes&) {}
+inline void EngineObserver::OnAppended(uint64_t) {}
+inline void EngineObserver::OnSealed(Codec, int, uint64_t, uint64_t) {}
+inline void EngineObserver::OnReconstructionError(double, double) {}
+inline void EngineObserver::OnSealDeferred() {}
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_ENGINE_OBSERVER_H_

@@ -1,0 +1,68 @@
+// Every limit and every number of the engine: default, unit, reason.
+#ifndef KVDEPOT_SERVER_ENGINE_OPTIONS_H_
+#define KVDEPOT_SERVER_ENGINE_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace kvdepot {
+
+struct EngineOptions {
+  // Memory of all sessions: segments, sinks and tails.
+  uint64_t budget_bytes = uint64_t{1} << 30;
+  // What one tenant may use of it. 0: all of it.
+  uint64_t tenant_quota_bytes = 0;
+
+  // A session's record takes a few kilobytes that no budget counts, so their number is bounded.
+  int sessions_per_tenant_max = 1024;
+  int layers_max = 256;
+  // Twice the longest context in use today.
+  uint64_t tokens_per_session_max = uint64_t{1} << 21;
+  // Bytes of a session's name, and of its model's.
+  int name_bytes_max = 256;
+  // Sessions in one page of ListSessions.
+  int page_size_max = 256;
+
+  // Query tokens of one session in one Attend: 1024 of them at 32 heads of 128 give an output of 16
+  // MiB.
+  int query_tokens_max = 1024;
+  // Sessions in one Attend or Decode.
+  int batch_sessions_max = 256;
+  // Requests of one tenant that wait for the device or are on it. Each holds its tensors in host
+  // memory meanwhile.
+  int queued_requests_per_tenant_max = 256;
+  // An Attend is cut along its query tokens into pieces of at most this many (query token, query
+  // head, visible token), but of one query token at least; between pieces other requests have their
+  // turn. 16 Mi are 4 query tokens of 32 heads at 128 Ki tokens: a few hundred milliseconds on two
+  // CPU cores, about a tenth of one on a large GPU.
+  uint64_t work_piece_row_tokens = uint64_t{1} << 24;
+  // K and V in one reply of Fetch; at least one token is sent.
+  uint64_t fetch_bytes_max = uint64_t{4} << 20;
+
+  // Bytes of one uploaded calibration: 128 layers of 8 heads of 128 take 1.1 MiB.
+  uint64_t calibration_bytes_max = uint64_t{8} << 20;
+  int calibrations_per_tenant_max = 64;
+
+  // When tokens are sealed (seal_rule.h). Multiples of 64; what is sealed depends on these and on
+  // the appends alone.
+  int window_tokens = 64;
+  int decode_seal_tokens = 256;
+  int prompt_tokens_min = 256;
+  int segment_tokens_max = 1024;
+
+  // Every so many sealed segments one is decoded and compared with its exact tokens. 0: never. At
+  // 64 the comparison costs about one part in a hundred of the sealing.
+  int error_sample_interval = 64;
+
+  uint64_t tenant_quota() const {
+    return tenant_quota_bytes == 0 ? budget_bytes : tenant_quota_bytes;
+  }
+
+  // One line for each value out of its range, naming field, value and range. Empty: all are fine.
+  std::vector<std::string> Problems() const;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_ENGINE_OPTIONS_H_

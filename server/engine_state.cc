@@ -1,0 +1,72 @@
+#include "server/engine_state.h"
+
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "gpu/check.h"
+
+namespace kvdepot {
+
+EngineState::EngineState(const EngineOptions& engine_options,
+                         std::unique_ptr<Backend> engine_backend,
+                         CalibrationStore* engine_calibrations, Clock* engine_clock,
+                         EngineObserver* engine_observer)
+    : options(engine_options),
+      seal_rule{options.window_tokens, options.decode_seal_tokens, options.prompt_tokens_min,
+                options.segment_tokens_max},
+      calibrations(engine_calibrations),
+      clock(engine_clock),
+      observer(engine_observer),
+      budget(options.budget_bytes, options.tenant_quota()),
+      backend(std::move(engine_backend)),
+      queue(options.queued_requests_per_tenant_max, clock) {
+  KVDEPOT_CHECK(options.Problems().empty());
+}
+
+EngineState::~EngineState() = default;
+
+absl::Status EngineState::CheckAccepting() const {
+  if (draining) return absl::UnavailableError("draining: the daemon is about to end");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Session>> EngineState::Find(const std::string& tenant,
+                                                           const std::string& session_id) const {
+  std::shared_ptr<Session> session = sessions.FindById(tenant, session_id, clock->Now());
+  if (session == nullptr) {
+    return absl::NotFoundError(absl::StrCat("session_id: ", session_id, ", unknown"));
+  }
+  return session;
+}
+
+absl::StatusOr<std::vector<ExtentRef>> EngineState::Allocate(
+    const std::string& tenant, const std::vector<uint64_t>& sizes_bytes) {
+  absl::StatusOr<MemoryCharge> charge =
+      budget.Reserve(tenant, std::accumulate(sizes_bytes.begin(), sizes_bytes.end(), uint64_t{0}));
+  if (!charge.ok()) return charge.status();
+  std::vector<ExtentRef> extents;
+  for (const uint64_t size_bytes : sizes_bytes) {
+    absl::StatusOr<std::unique_ptr<Extent>> memory = backend->Allocate(size_bytes);
+    if (!memory.ok()) {
+      return absl::Status(memory.status().code(),
+                          absl::StrCat("device_memory: ", memory.status().message()));
+    }
+    extents.push_back(std::make_shared<StoredExtent>(
+        StoredExtent{charge->Split(size_bytes), *std::move(memory)}));
+  }
+  return extents;
+}
+
+InFlight::InFlight(EngineState* state) : state_(state) {
+  MutexLock lock(state_->mu);
+  ++state_->in_flight;
+}
+
+InFlight::~InFlight() {
+  MutexLock lock(state_->mu);
+  --state_->in_flight;
+  state_->in_flight_changed.NotifyAll();
+}
+
+}  // namespace kvdepot

@@ -1,0 +1,81 @@
+// What all calls of one engine share. Data only: the calls are in engine_*.cc.
+#ifndef KVDEPOT_SERVER_ENGINE_STATE_H_
+#define KVDEPOT_SERVER_ENGINE_STATE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "gpu/backend.h"
+#include "server/calibration_store.h"
+#include "server/clock.h"
+#include "server/engine_observer.h"
+#include "server/engine_options.h"
+#include "server/memory_budget.h"
+#include "server/mutex.h"
+#include "server/seal_rule.h"
+#include "server/session_table.h"
+#include "server/work_queue.h"
+
+namespace kvdepot {
+
+// Members stand in the order in which they need each other: the queue, which runs calls, ends
+// first; memory goes before the backend that it came from, and that before the ledger.
+struct EngineState {
+  EngineState(const EngineOptions& engine_options, std::unique_ptr<Backend> engine_backend,
+              CalibrationStore* engine_calibrations, Clock* engine_clock,
+              EngineObserver* engine_observer);
+  ~EngineState();
+
+  // UNAVAILABLE while draining.
+  absl::Status CheckAccepting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  // NOT_FOUND: no such session of this tenant.
+  absl::StatusOr<std::shared_ptr<Session>> Find(const std::string& tenant,
+                                                const std::string& session_id) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+
+  // Extents of these sizes, charged to `tenant`: all of them or none. RESOURCE_EXHAUSTED naming the
+  // limit.
+  absl::StatusOr<std::vector<ExtentRef>> Allocate(const std::string& tenant,
+                                                  const std::vector<uint64_t>& sizes_bytes);
+
+  const EngineOptions options;
+  const SealRule seal_rule;
+  CalibrationStore* const calibrations;
+  Clock* const clock;
+  EngineObserver* const observer;
+
+  MemoryBudget budget;
+  // But for Allocate, of the worker alone.
+  const std::unique_ptr<Backend> backend;
+  // `planes` segments so far, of the worker alone.
+  uint64_t planes_segments = 0;
+
+  mutable Mutex mu;
+  CondVar in_flight_changed;
+  SessionTable sessions ABSL_GUARDED_BY(mu);
+  // Calls that hold sessions or memory of theirs.
+  int in_flight ABSL_GUARDED_BY(mu) = 0;
+  bool draining ABSL_GUARDED_BY(mu) = false;
+
+  WorkQueue queue;
+};
+
+// One call in flight, from before it looks at any session until it holds nothing of one any more.
+class InFlight {
+ public:
+  explicit InFlight(EngineState* state);
+  ~InFlight();
+  InFlight(const InFlight&) = delete;
+  InFlight& operator=(const InFlight&) = delete;
+
+ private:
+  EngineState* const state_;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_ENGINE_STATE_H_

@@ -1,0 +1,131 @@
+// Which extents hold the tokens of one layer of one session.
+//
+//   position 0    16                        tail_position              token_count
+//            |sinks| segment | ... | segment | 64 | 64 | 64 | 64 (partly used) |
+//                                            |<- due ->|<--- undecided ------->|
+//
+// Bookkeeping only: it never touches the tokens' bytes. Sinks and tail are exact extents, the
+// tail's begin at tail_position + 64 i. *Due* are segments that the seal rule has decided and that
+// are not encoded yet.
+//
+// Not thread-safe: the engine's lock guards it. Slots are written once: a reader that holds an
+// extent sees no slot change that it may look at, so Truncate replaces the extent that it cuts.
+#ifndef KVDEPOT_SERVER_LAYER_H_
+#define KVDEPOT_SERVER_LAYER_H_
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "absl/types/optional.h"
+#include "absl/types/span.h"
+#include "gpu/calibration.h"
+#include "gpu/shape.h"
+#include "gpu/token_run.h"
+#include "server/seal_rule.h"
+#include "server/segment.h"
+#include "server/session_types.h"
+
+namespace kvdepot {
+
+// Tokens [from, from + count) of an addition go to the slots from first_slot on.
+struct Placement {
+  std::byte* extent = nullptr;
+  int capacity = 0;
+  int first_slot = 0;
+  int from = 0;
+  int count = 0;
+};
+
+// A view of consecutive tokens that stays valid while it is held, whatever becomes of the session.
+struct LayerView {
+  std::vector<TokenRun> runs;
+  std::vector<ExtentRef> extents;  // One a run.
+};
+
+// The oldest segment that is due: whole blocks of the tail.
+struct DueSegment {
+  uint64_t position = 0;
+  int token_count = 0;
+  std::vector<ExtentRef> blocks;
+};
+
+// The exact extent inside which a truncation ends. Its first `kept` tokens must be copied.
+struct CutExtent {
+  ExtentRef extent;
+  int capacity = 0;
+  int kept = 0;
+};
+
+class Layer {
+ public:
+  // `calibration` is null for raw, and for planes until the layer makes its own.
+  Layer(const LayerShape& shape, DType dtype, std::shared_ptr<const LayerCalibration> calibration,
+        std::vector<float> query_second_moments);
+
+  const LayerShape& shape() const { return shape_; }
+  const std::shared_ptr<const LayerCalibration>& calibration() const { return calibration_; }
+  const std::vector<float>& query_second_moments() const { return query_second_moments_; }
+  uint64_t token_count() const { return token_count_; }
+  // First token that is still held; before it are those that left the sliding window.
+  uint64_t first_held() const;
+  // What the seal rule counts.
+  uint64_t undecided_tokens() const;
+  LayerState state() const;
+  uint64_t stored_bytes() const;
+
+  // Tokens [begin, end), which are held.
+  LayerView View(uint64_t begin, uint64_t end) const;
+
+  // Capacities of the extents that `tokens` more tokens need, in order.
+  std::vector<int> ExtentsFor(uint64_t tokens) const;
+  // Where `tokens` more tokens go, given those extents.
+  std::vector<Placement> Place(uint64_t tokens, absl::Span<const ExtentRef> fresh) const;
+  // `tokens` more tokens are there. `query_second_moments`, unless empty, count until the first
+  // segment is decided.
+  void Append(uint64_t tokens, absl::Span<const ExtentRef> fresh,
+              const std::vector<float>& query_second_moments);
+
+  // Drops what no query at `oldest_query` or later can see. Nothing without a sliding window.
+  DroppedExtents DropBefore(uint64_t oldest_query);
+
+  void Decide(const DecidedSegments& decided);
+  bool has_due() const { return !due_.empty(); }
+  // Only if has_due().
+  DueSegment NextDue() const;
+  // `segment` holds the tokens of NextDue(), made with `calibration` (null for raw).
+  DroppedExtents Seal(ExtentRef segment, std::shared_ptr<const LayerCalibration> calibration);
+
+  absl::optional<CutExtent> ExtentCutBy(uint64_t token_count) const;
+  // Drops the tokens from `token_count` on; nothing if there are none. `copy` replaces the extent
+  // that ExtentCutBy named, or is null. Due segments that lose tokens are not due any more.
+  DroppedExtents Truncate(uint64_t token_count, ExtentRef copy);
+
+  // Aborts unless counts, positions, sizes and charges agree.
+  void CheckInvariants() const;
+
+ private:
+  // The exact extent of position `position` (sinks or tail) among those held and then `fresh`.
+  struct ExactSlot {
+    const StoredExtent* extent;
+    int capacity;
+    int slot;
+  };
+  ExactSlot SlotOf(uint64_t position, absl::Span<const ExtentRef> fresh) const;
+
+  const LayerShape shape_;
+  const DType dtype_;
+  std::shared_ptr<const LayerCalibration> calibration_;
+  std::vector<float> query_second_moments_;
+  uint64_t token_count_ = 0;
+  ExtentRef sinks_;  // Null while there are no tokens, and after they left the sliding window.
+  std::deque<Segment> segments_;
+  uint64_t tail_position_ = kSinkTokens;
+  std::deque<ExtentRef> tail_;
+  std::deque<int> due_;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_LAYER_H_

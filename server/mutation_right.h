@@ -1,0 +1,41 @@
+// The right to change a session: at most one call has it at a time.
+#ifndef KVDEPOT_SERVER_MUTATION_RIGHT_H_
+#define KVDEPOT_SERVER_MUTATION_RIGHT_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "server/engine_state.h"
+#include "server/session.h"
+
+namespace kvdepot {
+
+// Held until destroyed or reset, which takes the engine's lock and counts as a use of the session.
+class MutationRight {
+ public:
+  // NOT_FOUND, ABORTED if `generation` is not the session's, UNAVAILABLE if somebody else has the
+  // right.
+  static absl::StatusOr<MutationRight> Take(EngineState* state, const std::string& tenant,
+                                            const std::string& session_id, uint64_t generation)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu);
+
+  MutationRight() = default;
+  MutationRight(MutationRight&& other) noexcept;
+  MutationRight& operator=(MutationRight&& other) noexcept;
+  ~MutationRight();
+
+  // Null: not held.
+  Session* session() const { return session_.get(); }
+
+ private:
+  MutationRight(EngineState* state, std::shared_ptr<Session> session);
+
+  EngineState* state_ = nullptr;
+  std::shared_ptr<Session> session_;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_MUTATION_RIGHT_H_

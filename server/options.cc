@@ -1,0 +1,220 @@
+#include "server/options.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <thread>
+#include <utility>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+
+using kvdepot::EngineOptions;
+using kvdepot::MemoryAmount;
+using kvdepot::Options;
+
+ABSL_FLAG(std::string, listen, Options().listen,
+          "gRPC addresses, separated by commas: unix:///path or host:port. Empty: "
+          "unix://$XDG_RUNTIME_DIR/kvdepot/kvdepotd.sock, or below /tmp/kvdepot-UID");
+ABSL_FLAG(std::string, metrics_address, Options().metrics_address,
+          "host:port of /metrics, /healthz and /readyz; port 0 picks a free one. Empty: none");
+ABSL_FLAG(std::string, tokens_file, Options().tokens_file,
+          "file of bearer tokens, one 'TENANT SHA256HEX' a line. Empty: no tokens, one tenant");
+ABSL_FLAG(std::string, calibrations_dir, Options().calibrations_dir,
+          "folder of calibration files, read at start. Empty: none");
+ABSL_FLAG(std::string, device, Options().device, "auto or cpu");
+ABSL_FLAG(int, threads, Options().threads,
+          "threads of one Attend on the CPU. 0: as many as the machine has");
+ABSL_FLAG(
+    MemoryAmount, memory_budget, Options().memory_budget,
+    "memory of all sessions: bytes (8GiB, 512MiB, 1073741824) or a part of the device's (25%)");
+ABSL_FLAG(uint64_t, message_bytes_max, Options().message_bytes_max,
+          "bytes of one gRPC message, in or out");
+ABSL_FLAG(int, concurrent_calls_per_connection_max, Options().concurrent_calls_per_connection_max,
+          "calls in flight on one connection");
+ABSL_FLAG(absl::Duration, drain_timeout, Options().drain_timeout,
+          "how long the daemon waits at its end for calls in flight");
+ABSL_FLAG(std::string, log_level, Options().log_level, "trace, debug, info, warn or error");
+
+ABSL_FLAG(uint64_t, tenant_quota_bytes, EngineOptions().tenant_quota_bytes,
+          "memory that one tenant may use. 0: all of the budget");
+ABSL_FLAG(int, sessions_per_tenant_max, EngineOptions().sessions_per_tenant_max,
+          "sessions of one tenant");
+ABSL_FLAG(int, layers_max, EngineOptions().layers_max, "layers of one session");
+ABSL_FLAG(uint64_t, tokens_per_session_max, EngineOptions().tokens_per_session_max,
+          "tokens of one session");
+ABSL_FLAG(int, name_bytes_max, EngineOptions().name_bytes_max,
+          "bytes of a session's name and of its model's");
+ABSL_FLAG(int, page_size_max, EngineOptions().page_size_max, "sessions in a page of ListSessions");
+ABSL_FLAG(int, query_tokens_max, EngineOptions().query_tokens_max,
+          "query tokens of one session in one Attend");
+ABSL_FLAG(int, batch_sessions_max, EngineOptions().batch_sessions_max,
+          "sessions in one Attend or Decode");
+ABSL_FLAG(int, queued_requests_per_tenant_max, EngineOptions().queued_requests_per_tenant_max,
+          "requests of one tenant that wait for the device or are on it");
+ABSL_FLAG(uint64_t, work_piece_row_tokens, EngineOptions().work_piece_row_tokens,
+          "(query token, query head, visible token) of an Attend between two turns of others");
+ABSL_FLAG(uint64_t, fetch_bytes_max, EngineOptions().fetch_bytes_max, "bytes in one Fetch reply");
+ABSL_FLAG(uint64_t, calibration_bytes_max, EngineOptions().calibration_bytes_max,
+          "bytes of one calibration");
+ABSL_FLAG(int, calibrations_per_tenant_max, EngineOptions().calibrations_per_tenant_max,
+          "calibrations that one tenant may upload");
+ABSL_FLAG(int, window_tokens, EngineOptions().window_tokens,
+          "newest tokens that are never sealed, a multiple of 64");
+ABSL_FLAG(int, decode_seal_tokens, EngineOptions().decode_seal_tokens,
+          "tokens that decoding seals at a time, a multiple of 64");
+ABSL_FLAG(int, prompt_tokens_min, EngineOptions().prompt_tokens_min,
+          "tokens from which on an addition is a prompt, sealed up to the window");
+ABSL_FLAG(int, segment_tokens_max, EngineOptions().segment_tokens_max,
+          "tokens of a prompt's segments, a multiple of 64");
+ABSL_FLAG(int, error_sample_interval, EngineOptions().error_sample_interval,
+          "of how many sealed segments one is compared with its exact tokens. 0: none");
+
+namespace kvdepot {
+namespace {
+
+struct Unit {
+  absl::string_view suffix;
+  int shift;
+};
+constexpr Unit kUnits[] = {{"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"TiB", 40}};
+
+// Room for what a message has beside its tensors.
+constexpr uint64_t kMessageOverheadBytes = 64 << 10;
+
+bool IsUnixAddress(absl::string_view address) { return absl::StartsWith(address, "unix:"); }
+
+std::string DefaultListen() {
+  const char* runtime_dir = std::getenv("XDG_RUNTIME_DIR");
+  const std::string directory = runtime_dir != nullptr && *runtime_dir != '\0'
+                                    ? absl::StrCat(runtime_dir, "/kvdepot")
+                                    : absl::StrCat("/tmp/kvdepot-", getuid());
+  return absl::StrCat("unix://", directory, "/kvdepotd.sock");
+}
+
+EngineOptions EngineOptionsFromFlags() {
+  EngineOptions options;
+  options.tenant_quota_bytes = absl::GetFlag(FLAGS_tenant_quota_bytes);
+  options.sessions_per_tenant_max = absl::GetFlag(FLAGS_sessions_per_tenant_max);
+  options.layers_max = absl::GetFlag(FLAGS_layers_max);
+  options.tokens_per_session_max = absl::GetFlag(FLAGS_tokens_per_session_max);
+  options.name_bytes_max = absl::GetFlag(FLAGS_name_bytes_max);
+  options.page_size_max = absl::GetFlag(FLAGS_page_size_max);
+  options.query_tokens_max = absl::GetFlag(FLAGS_query_tokens_max);
+  options.batch_sessions_max = absl::GetFlag(FLAGS_batch_sessions_max);
+  options.queued_requests_per_tenant_max = absl::GetFlag(FLAGS_queued_requests_per_tenant_max);
+  options.work_piece_row_tokens = absl::GetFlag(FLAGS_work_piece_row_tokens);
+  options.fetch_bytes_max = absl::GetFlag(FLAGS_fetch_bytes_max);
+  options.calibration_bytes_max = absl::GetFlag(FLAGS_calibration_bytes_max);
+  options.calibrations_per_tenant_max = absl::GetFlag(FLAGS_calibrations_per_tenant_max);
+  options.window_tokens = absl::GetFlag(FLAGS_window_tokens);
+  options.decode_seal_tokens = absl::GetFlag(FLAGS_decode_seal_tokens);
+  options.prompt_tokens_min = absl::GetFlag(FLAGS_prompt_tokens_min);
+  options.segment_tokens_max = absl::GetFlag(FLAGS_segment_tokens_max);
+  options.error_sample_interval = absl::GetFlag(FLAGS_error_sample_interval);
+  return options;
+}
+
+}  // namespace
+
+uint64_t MemoryAmount::Of(uint64_t device_memory_bytes) const {
+  if (bytes > 0) return bytes;
+  return static_cast<uint64_t>(static_cast<double>(device_memory_bytes) * percent / 100);
+}
+
+bool AbslParseFlag(absl::string_view text, MemoryAmount* amount, std::string* error) {
+  *amount = {};
+  absl::string_view number = text;
+  if (absl::ConsumeSuffix(&number, "%")) {
+    if (absl::SimpleAtod(number, &amount->percent) && amount->percent > 0 &&
+        amount->percent <= 100) {
+      return true;
+    }
+    *error = "must be above 0% and at most 100%";
+    return false;
+  }
+  int shift = 0;
+  for (const Unit& unit : kUnits) {
+    if (absl::ConsumeSuffix(&number, unit.suffix)) shift = unit.shift;
+  }
+  uint64_t count = 0;
+  if (!absl::SimpleAtoi(number, &count) || count == 0 ||
+      count > std::numeric_limits<uint64_t>::max() >> shift) {
+    *error = "must be bytes (8GiB, 512MiB, 1073741824), at least 1, or a part of the memory (25%)";
+    return false;
+  }
+  amount->bytes = count << shift;
+  return true;
+}
+
+std::string AbslUnparseFlag(const MemoryAmount& amount) {
+  return amount.bytes > 0 ? absl::StrCat(amount.bytes) : absl::StrCat(amount.percent, "%");
+}
+
+absl::Status Options::Validate() const {
+  std::vector<std::string> problems = engine.Problems();
+  const auto check = [&problems](bool good, absl::string_view flag, absl::AlphaNum value,
+                                 absl::AlphaNum range) {
+    if (!good) problems.push_back(absl::StrCat(flag, ": ", value, ", must be ", range));
+  };
+  for (const absl::string_view address : absl::StrSplit(listen, ',')) {
+    check(IsUnixAddress(address) || absl::StrContains(address, ':'), "listen", address,
+          "unix:///path or host:port");
+    check(IsUnixAddress(address) || !tokens_file.empty(), "listen", address,
+          "a Unix socket unless tokens_file is set");
+  }
+  check(metrics_address.empty() || absl::StrContains(metrics_address, ':'), "metrics_address",
+        metrics_address, "host:port or empty");
+  check(device == "auto" || device == "cpu", "device", device, "auto or cpu");
+  check(threads >= 1 && threads <= 1024, "threads", threads, "1..1024, or 0 for all");
+  check(memory_budget.bytes > 0 || (memory_budget.percent > 0 && memory_budget.percent <= 100),
+        "memory_budget", AbslUnparseFlag(memory_budget), "bytes, or above 0% and at most 100%");
+  const uint64_t int_max = std::numeric_limits<int>::max();
+  check(message_bytes_max <= int_max, "message_bytes_max", message_bytes_max,
+        absl::StrCat("at most ", int_max));
+  const uint64_t largest_payload = std::max(engine.fetch_bytes_max, engine.calibration_bytes_max);
+  check(message_bytes_max >= kMessageOverheadBytes &&
+            largest_payload <= message_bytes_max - kMessageOverheadBytes,
+        "message_bytes_max", message_bytes_max,
+        "64 KiB more than fetch_bytes_max and than calibration_bytes_max");
+  check(concurrent_calls_per_connection_max >= 1, "concurrent_calls_per_connection_max",
+        concurrent_calls_per_connection_max, "at least 1");
+  check(drain_timeout >= absl::ZeroDuration(), "drain_timeout", absl::FormatDuration(drain_timeout),
+        "at least 0");
+  const absl::string_view levels[] = {"trace", "debug", "info", "warn", "error"};
+  check(std::find(std::begin(levels), std::end(levels), log_level) != std::end(levels), "log_level",
+        log_level, absl::StrJoin(levels, ", "));
+  if (problems.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrJoin(problems, "\n"));
+}
+
+Options OptionsFromFlags() {
+  Options options;
+  options.listen = absl::GetFlag(FLAGS_listen);
+  if (options.listen.empty()) options.listen = DefaultListen();
+  options.metrics_address = absl::GetFlag(FLAGS_metrics_address);
+  options.tokens_file = absl::GetFlag(FLAGS_tokens_file);
+  options.calibrations_dir = absl::GetFlag(FLAGS_calibrations_dir);
+  options.device = absl::GetFlag(FLAGS_device);
+  options.threads = absl::GetFlag(FLAGS_threads);
+  if (options.threads == 0) {
+    options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  }
+  options.memory_budget = absl::GetFlag(FLAGS_memory_budget);
+  options.message_bytes_max = absl::GetFlag(FLAGS_message_bytes_max);
+  options.concurrent_calls_per_connection_max =
+      absl::GetFlag(FLAGS_concurrent_calls_per_connection_max);
+  options.drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
+  options.log_level = absl::GetFlag(FLAGS_log_level);
+  options.engine = EngineOptionsFromFlags();
+  return options;
+}
+
+}  // namespace kvdepot

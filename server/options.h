@@ -1,0 +1,70 @@
+// Every setting of the daemon. Flags of the same names are bound to it in options.cc and nowhere
+// else.
+#ifndef KVDEPOT_SERVER_OPTIONS_H_
+#define KVDEPOT_SERVER_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "server/engine_options.h"
+
+namespace kvdepot {
+
+// An amount of memory: "512MiB", "8GiB", "1073741824" (bytes) or "25%" of the device's memory.
+struct MemoryAmount {
+  uint64_t bytes = 0;  // 0: `percent` counts.
+  double percent = 0;
+
+  uint64_t Of(uint64_t device_memory_bytes) const;
+};
+// What Abseil's flags call.
+bool AbslParseFlag(absl::string_view text, MemoryAmount* amount, std::string* error);
+std::string AbslUnparseFlag(const MemoryAmount& amount);
+
+struct Options {
+  // gRPC addresses, separated by commas: unix:///path or host:port. Empty:
+  // unix://DIRECTORY/kvdepotd.sock, where DIRECTORY is $XDG_RUNTIME_DIR/kvdepot, or
+  // /tmp/kvdepot-UID where that variable is not set.
+  std::string listen;
+  // host:port of /metrics, /healthz and /readyz; port 0 picks a free one. Empty: none.
+  std::string metrics_address = "127.0.0.1:9464";
+  // One "TENANT SHA256HEX" a line (tenants.h). Empty: no tokens; whoever reaches the Unix socket is
+  // the tenant `default`, and there is no other listener.
+  std::string tokens_file;
+  // Folder of calibration files, read at start. Empty: none.
+  std::string calibrations_dir;
+
+  // "auto": a GPU if this machine has one, else the CPU. "cpu".
+  std::string device = "auto";
+  // Threads of one Attend on the CPU. 0: as many as the machine has.
+  int threads = 0;
+  // Memory of sessions. By default half: others use the machine as well.
+  MemoryAmount memory_budget{0, 50};
+
+  // A gRPC message, in or out. 32 MiB carry the fp32 outputs of 1024 query tokens of 32 heads of
+  // 128 with room to spare, and their queries in any dtype.
+  uint64_t message_bytes_max = uint64_t{32} << 20;
+  // Calls in flight on one connection; further ones wait in the client.
+  int concurrent_calls_per_connection_max = 256;
+  // How long the daemon waits at its end for calls in flight. Kubernetes kills after 30 s.
+  absl::Duration drain_timeout = absl::Seconds(20);
+  // trace, debug, info, warn, error.
+  std::string log_level = "info";
+
+  // budget_bytes is no flag: it is set from memory_budget once the device is known.
+  EngineOptions engine;
+
+  // INVALID_ARGUMENT that lists every problem, one a line, naming flag, value and range.
+  absl::Status Validate() const;
+};
+
+// From the parsed command line, with `listen` and `threads` filled in.
+Options OptionsFromFlags();
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_OPTIONS_H_

@@ -1,0 +1,192 @@
+#include "server/server.h"
+
+#include <grpc/grpc.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server_builder.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gpu/backend.h"
+#include "server/calibration_folder.h"
+#include "server/host_memory.h"
+#include "server/unix_socket.h"
+#include "server/version.h"
+
+namespace kvdepot {
+namespace {
+
+// The name that probes ask for besides the empty one.
+constexpr char kServiceName[] = "kvdepot.v1.KvDepotService";
+
+// After the engine has drained only idle streams are open, and nothing is lost with them.
+constexpr absl::Duration kIdleStreamGrace = absl::Milliseconds(500);
+
+uint64_t RandomEpoch() {
+  std::random_device random;
+  return (static_cast<uint64_t>(random()) << 32) | random();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
+  std::unique_ptr<Server> server(new Server(options));
+  absl::Status status = server->ReadFiles();
+  if (!status.ok()) return status;
+  server->MakeEngine();
+  status = server->StartPages();
+  if (status.ok()) status = server->Listen();
+  if (!status.ok()) return status;
+  Server* self = server.get();
+  self->expiry_ = std::make_unique<ExpiryThread>([self] { self->engine_->ExpireSessions(); });
+  if (self->pages_ != nullptr) self->pages_->SetReady(true);
+  self->LogStart();
+  return server;
+}
+
+Server::Server(const Options& options)
+    : options_(options),
+      log_(options.log_level),
+      tenants_(Tenants::Open()),
+      calibrations_(options.engine.calibrations_per_tenant_max),
+      service_(context_) {}
+
+absl::Status Server::ReadFiles() {
+  if (!options_.tokens_file.empty()) {
+    absl::StatusOr<Tenants> tenants = Tenants::Load(options_.tokens_file);
+    if (!tenants.ok()) return tenants.status();
+    tenants_ = *std::move(tenants);
+  }
+  if (!options_.calibrations_dir.empty()) {
+    const absl::StatusOr<int> count = ReadCalibrationFolder(
+        options_.calibrations_dir, options_.engine.calibration_bytes_max, &calibrations_);
+    if (!count.ok()) return count.status();
+    calibration_count_ = *count;
+  }
+  return absl::OkStatus();
+}
+
+void Server::MakeEngine() {
+  std::unique_ptr<Backend> backend = MakeCpuBackend(options_.threads);
+  options_.engine.budget_bytes = options_.memory_budget.Of(HostMemoryBytes());
+  context_.build.version = kVersion;
+  context_.build.backend = backend->name();
+  context_.build.device = backend->device();
+  context_.build.epoch = RandomEpoch();
+  context_.build.start_time = clock_.Now();
+  context_.build.budget_bytes = options_.engine.budget_bytes;
+  metrics_.SetBuildInfo(context_.build);
+  engine_ = Engine::Make(options_.engine, std::move(backend), &calibrations_, &clock_, &metrics_);
+  context_.options = options_;
+  context_.tenants = &tenants_;
+  context_.engine = engine_.get();
+  context_.calibrations = &calibrations_;
+  context_.metrics = &metrics_;
+  context_.log = &log_;
+}
+
+absl::Status Server::StartPages() {
+  if (options_.metrics_address.empty()) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<HttpPages>> pages =
+      HttpPages::Start(options_.metrics_address, [this] {
+        const EngineTotals totals = engine_->totals();
+        metrics_.SetUsage({engine_->used_bytes(),
+                           engine_->session_count(),
+                           {totals.raw.logical, totals.raw.stored},
+                           {totals.planes.logical, totals.planes.stored}});
+        return metrics_.Text();
+      });
+  if (!pages.ok()) return pages.status();
+  pages_ = *std::move(pages);
+  context_.metrics_address = pages_->address();
+  return absl::OkStatus();
+}
+
+absl::Status Server::Listen() {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  builder.RegisterService(&service_);
+  builder.SetMaxReceiveMessageSize(static_cast<int>(options_.message_bytes_max));
+  builder.SetMaxSendMessageSize(static_cast<int>(options_.message_bytes_max));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                             options_.concurrent_calls_per_connection_max);
+  // A second daemon on the same port must fail instead of taking half of the calls.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+
+  const std::vector<std::string> addresses = absl::StrSplit(options_.listen, ',');
+  std::vector<int> ports(addresses.size(), 0);
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    const std::string path = UnixSocketPath(addresses[i]);
+    if (!path.empty()) {
+      if (absl::Status status = PrepareUnixSocket(path); !status.ok()) return status;
+    }
+    builder.AddListeningPort(addresses[i], grpc::InsecureServerCredentials(), &ports[i]);
+  }
+  {
+    const OwnerOnlyUmask owner_only;
+    grpc_ = builder.BuildAndStart();
+  }
+  if (grpc_ == nullptr) {
+    const size_t failed =
+        static_cast<size_t>(std::find(ports.begin(), ports.end(), 0) - ports.begin());
+    return absl::FailedPreconditionError(absl::StrCat(
+        "listen: cannot listen on ", failed < ports.size() ? addresses[failed] : options_.listen));
+  }
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    const bool is_unix = !UnixSocketPath(addresses[i]).empty();
+    addresses_.push_back(
+        is_unix ? addresses[i]
+                : absl::StrCat(addresses[i].substr(0, addresses[i].rfind(':') + 1), ports[i]));
+  }
+  grpc_->GetHealthCheckService()->SetServingStatus(kServiceName, true);
+  return absl::OkStatus();
+}
+
+void Server::LogStart() {
+  log_.Info("started",
+            {{"version", kVersion},
+             {"pid", absl::StrCat(getpid())},
+             {"listen", absl::StrJoin(addresses_, ",")},
+             {"metrics", context_.metrics_address},
+             {"backend", context_.build.backend},
+             {"device", context_.build.device},
+             {"threads", absl::StrCat(options_.threads)},
+             {"budget_bytes", absl::StrCat(options_.engine.budget_bytes)},
+             {"tenant_quota_bytes", absl::StrCat(options_.engine.tenant_quota())},
+             {"message_bytes_max", absl::StrCat(options_.message_bytes_max)},
+             {"tokens", absl::StrCat(tenants_.token_count())},
+             {"calibrations", absl::StrCat(calibration_count_)},
+             {"epoch", absl::StrCat(absl::Hex(context_.build.epoch, absl::kZeroPad16))}});
+}
+
+void Server::Drain() {
+  const absl::Time start = clock_.Now();
+  const absl::Time deadline = start + options_.drain_timeout;
+  log_.Info("draining", {{"timeout", absl::FormatDuration(options_.drain_timeout)}});
+  if (pages_ != nullptr) pages_->SetReady(false);
+  grpc_->GetHealthCheckService()->SetServingStatus(false);
+  engine_->Drain(deadline);
+  grpc_->Shutdown(absl::ToChronoTime(std::min(deadline, clock_.Now() + kIdleStreamGrace)));
+  // No disk tier yet: nothing that sessions hold is durable.
+  log_.Info("drained", {{"seconds", absl::StrCat(absl::ToDoubleSeconds(clock_.Now() - start))},
+                        {"sessions_dropped", absl::StrCat(engine_->session_count())}});
+}
+
+Server::~Server() {
+  expiry_.reset();
+  if (grpc_ != nullptr) grpc_->Shutdown(std::chrono::system_clock::now());
+}
+
+}  // namespace kvdepot

@@ -1,0 +1,73 @@
+// The daemon: builds every part in order, listens, drains, and destroys in reverse.
+#ifndef KVDEPOT_SERVER_SERVER_H_
+#define KVDEPOT_SERVER_SERVER_H_
+
+#include <grpcpp/server.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/calibration_store.h"
+#include "server/clock.h"
+#include "server/engine.h"
+#include "server/expiry_thread.h"
+#include "server/http_pages.h"
+#include "server/logging.h"
+#include "server/metrics.h"
+#include "server/options.h"
+#include "server/services/kv_depot_service.h"
+#include "server/services/service_context.h"
+#include "server/tenants.h"
+
+namespace kvdepot {
+
+class Server {
+ public:
+  // Serves when it returns. The error says which option or file is the reason. `options` are valid.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options);
+  // Calls still open are cancelled.
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  // Tells probes and clients, refuses new work, lets finish what runs (up to
+  // options.drain_timeout), then stops listening. Once.
+  void Drain();
+
+  // gRPC addresses with real ports, as clients dial them.
+  const std::vector<std::string>& addresses() const { return addresses_; }
+  // host:port; empty if switched off.
+  const std::string& metrics_address() const { return context_.metrics_address; }
+
+ private:
+  explicit Server(const Options& options);
+
+  absl::Status ReadFiles();
+  void MakeEngine();
+  absl::Status StartPages();
+  absl::Status Listen();
+  void LogStart();
+
+  // In the order in which they are built; each uses only those before it.
+  Options options_;
+  Log log_;
+  RealClock clock_;
+  Metrics metrics_;
+  Tenants tenants_;
+  CalibrationStore calibrations_;
+  int calibration_count_ = 0;
+  std::unique_ptr<Engine> engine_;
+  ServiceContext context_;
+  KvDepotService service_;
+  std::unique_ptr<HttpPages> pages_;
+  std::vector<std::string> addresses_;
+  std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<ExpiryThread> expiry_;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_SERVER_H_

@@ -1,0 +1,45 @@
+// Append: a stream of chunks that make up one addition.
+#ifndef KVDEPOT_SERVER_SERVICES_APPEND_CALL_H_
+#define KVDEPOT_SERVER_SERVICES_APPEND_CALL_H_
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "kvdepot/v1/kv_depot_service.pb.h"
+#include "server/engine.h"
+#include "server/services/read_ahead.h"
+#include "server/services/rpc_call.h"
+
+namespace kvdepot {
+
+// Deletes itself when gRPC is done with the call.
+class AppendCall final : public grpc::ServerReadReactor<v1::AppendRequest> {
+ public:
+  AppendCall(const ServiceContext& context, grpc::CallbackServerContext* rpc,
+             v1::AppendResponse* response);
+
+ private:
+  using Messages = ReadAhead<v1::AppendRequest>;
+
+  void OnReadDone(bool ok) override { Act(messages_.Received(ok)); }
+  void OnDone() override { delete this; }
+
+  void Act(Messages::Next next);
+  void StoreChunk(const v1::AppendRequest& request);
+  absl::Status Begin(const v1::AppendRequest& first);
+  void FinishAddition();
+  void End(const absl::Status& status);
+
+  RpcCall call_;
+  v1::AppendResponse* const response_;
+  Messages messages_;
+  // From the first message on. Touched by one step at a time, like the rest of the call.
+  std::unique_ptr<Engine::Addition> addition_;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_SERVICES_APPEND_CALL_H_

@@ -1,0 +1,108 @@
+#include "server/services/fetch_call.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/services/field_error.h"
+#include "server/services/session_convert.h"
+#include "server/services/token_convert.h"
+
+namespace kvdepot {
+
+FetchCall::FetchCall(const ServiceContext& context, grpc::CallbackServerContext* rpc,
+                     const v1::FetchRequest* request)
+    : call_(context, RpcMethod::kFetch, rpc) {
+  absl::Status status = call_.admission();
+  if (status.ok()) status = ReadRequest(*request);
+  {
+    MutexLock lock(mutex_);
+    failure_ = std::move(status);
+  }
+  Advance();
+}
+
+absl::Status FetchCall::ReadRequest(const v1::FetchRequest& request) {
+  if (absl::Status status = CheckSessionId(request.session_id()); !status.ok()) return status;
+  const absl::StatusOr<SessionInfo> session =
+      call_.context().engine->GetSession(call_.caller(), request.session_id(), "");
+  if (!session.ok()) return session.status();
+  if (request.layer() >= session->layers.size()) {
+    return FieldError("layer", request.layer(), absl::StrCat("less than ", session->layers.size()));
+  }
+  const absl::StatusOr<DType> dtype =
+      request.dtype() == v1::DTYPE_UNSPECIFIED ? session->spec.dtype : ToDType(request.dtype());
+  if (!dtype.ok()) return dtype.status();
+  const uint64_t layer_tokens = session->layers[request.layer()].token_count;
+  if (request.position() > layer_tokens) {
+    return absl::OutOfRangeError(absl::StrCat("position: ", request.position(),
+                                              ", must be at most the layer's ", layer_tokens));
+  }
+  session_id_ = request.session_id();
+  layer_ = static_cast<int>(request.layer());
+  dtype_ = *dtype;
+  MutexLock lock(mutex_);
+  position_ = request.position();
+  remaining_tokens_ =
+      request.token_count() == 0 ? layer_tokens - request.position() : request.token_count();
+  return absl::OkStatus();
+}
+
+void FetchCall::Advance() {
+  bool read = false, write = false, end = false;
+  uint64_t position = 0, token_count = 0;
+  absl::Status status;
+  {
+    MutexLock lock(mutex_);
+    const bool sending = failure_.ok();
+    if (sending && ready_ && !writing_) {
+      std::swap(read_response_, sent_response_);
+      ready_ = false;
+      write = writing_ = true;
+    }
+    if (sending && !ready_ && !reading_ && remaining_tokens_ > 0) {
+      position = position_;
+      token_count = remaining_tokens_;
+      read = reading_ = true;
+    }
+    end = !ended_ && !reading_ && !writing_;
+    ended_ = ended_ || end;
+    status = failure_;
+  }
+  // Without the lock: each of these may lead back here. After the last one `this` may be gone.
+  if (write) StartWrite(&sent_response_);
+  if (read) Read(position, token_count);
+  if (end) Finish(call_.Finish(status));
+}
+
+void FetchCall::Read(uint64_t position, uint64_t token_count) {
+  call_.context().engine->Fetch(
+      call_.caller(), session_id_, layer_, position, token_count, dtype_,
+      [this](absl::StatusOr<FetchedTokens> tokens) { OnRead(std::move(tokens)); });
+}
+
+void FetchCall::OnRead(absl::StatusOr<FetchedTokens> tokens) {
+  {
+    MutexLock lock(mutex_);
+    reading_ = false;
+    if (tokens.ok()) {
+      position_ += tokens->token_count;
+      remaining_tokens_ -= tokens->token_count;
+      ready_ = true;
+      ToProto(layer_, *std::move(tokens), read_response_.mutable_chunk());
+    } else {
+      failure_ = tokens.status();
+    }
+  }
+  Advance();
+}
+
+void FetchCall::OnWriteDone(bool ok) {
+  {
+    MutexLock lock(mutex_);
+    writing_ = false;
+    if (!ok) failure_ = absl::CancelledError("the client left");
+  }
+  Advance();
+}
+
+}  // namespace kvdepot

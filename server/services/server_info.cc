@@ -1,0 +1,47 @@
+#include "server/services/server_info.h"
+
+namespace kvdepot {
+namespace {
+
+// gpu/FORMAT.md: 0 until the format is frozen.
+constexpr uint32_t kFormatVersion = 0;
+
+void FillLimits(const Options& options, v1::Limits* limits) {
+  const EngineOptions& engine = options.engine;
+  limits->set_message_bytes_max(options.message_bytes_max);
+  limits->set_sessions_per_tenant_max(static_cast<uint32_t>(engine.sessions_per_tenant_max));
+  limits->set_layers_max(static_cast<uint32_t>(engine.layers_max));
+  limits->set_tokens_per_session_max(engine.tokens_per_session_max);
+  limits->set_query_tokens_max(static_cast<uint32_t>(engine.query_tokens_max));
+  limits->set_batch_sessions_max(static_cast<uint32_t>(engine.batch_sessions_max));
+  limits->set_name_bytes_max(static_cast<uint32_t>(engine.name_bytes_max));
+  limits->set_calibration_bytes_max(engine.calibration_bytes_max);
+  limits->set_calibrations_per_tenant_max(
+      static_cast<uint32_t>(engine.calibrations_per_tenant_max));
+  limits->set_page_size_max(static_cast<uint32_t>(engine.page_size_max));
+  limits->set_queued_requests_per_tenant_max(
+      static_cast<uint32_t>(engine.queued_requests_per_tenant_max));
+  limits->set_tenant_quota_bytes(engine.tenant_quota());
+}
+
+}  // namespace
+
+void FillServerInfo(const ServiceContext& context, const std::string& tenant,
+                    v1::GetServerInfoResponse* response) {
+  response->set_version(context.build.version);
+  response->set_epoch(context.build.epoch);
+  response->set_backend(context.build.backend);
+  response->set_device(context.build.device);
+  for (const v1::Codec codec : {v1::CODEC_RAW, v1::CODEC_PLANES}) response->add_codecs(codec);
+  for (const v1::DType dtype : {v1::DTYPE_BF16, v1::DTYPE_FP16, v1::DTYPE_FP32}) {
+    response->add_dtypes(dtype);
+  }
+  response->set_format_version(kFormatVersion);
+  FillLimits(context.options, response->mutable_limits());
+  response->set_budget_bytes(context.options.engine.budget_bytes);
+  response->set_used_bytes(context.engine->used_bytes());
+  response->set_metrics_address(context.metrics_address);
+  response->set_tenant(tenant);
+}
+
+}  // namespace kvdepot

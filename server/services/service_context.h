@@ -1,0 +1,32 @@
+// What the services work with. Owned by Server, outlives every call.
+#ifndef KVDEPOT_SERVER_SERVICES_SERVICE_CONTEXT_H_
+#define KVDEPOT_SERVER_SERVICES_SERVICE_CONTEXT_H_
+
+#include <cstdint>
+#include <string>
+
+#include "server/calibration_store.h"
+#include "server/engine.h"
+#include "server/logging.h"
+#include "server/metrics.h"
+#include "server/options.h"
+#include "server/tenants.h"
+
+namespace kvdepot {
+
+struct ServiceContext {
+  // engine.budget_bytes is set.
+  Options options;
+  BuildInfo build;
+  // host:port; empty if there is none.
+  std::string metrics_address;
+  const Tenants* tenants = nullptr;
+  Engine* engine = nullptr;
+  CalibrationStore* calibrations = nullptr;
+  Metrics* metrics = nullptr;
+  Log* log = nullptr;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_SERVICES_SERVICE_CONTEXT_H_

@@ -1,0 +1,323 @@
+#include "server/services/session_convert.h"
+
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "server/services/field_error.h"
+
+namespace kvdepot {
+namespace {
+
+constexpr uint32_t kKvHeadsMax = 1024;
+constexpr size_t kCalibrationHashDigits = 64;
+// Ids are the daemon's own and short; a longer one is not looked up (nor logged).
+constexpr int kSessionIdBytesMax = 64;
+// Far beyond any use, and far from where times overflow.
+constexpr absl::Duration kTimeToLiveMax = absl::Hours(24 * 3650);
+
+absl::Status CheckText(absl::string_view field, absl::string_view text, int bytes_min,
+                       int bytes_max) {
+  if (text.size() >= static_cast<size_t>(bytes_min) &&
+      text.size() <= static_cast<size_t>(bytes_max))
+    return absl::OkStatus();
+  return FieldError(field, absl::StrCat(text.size(), " bytes"),
+                    absl::StrCat(bytes_min, "..", bytes_max));
+}
+
+absl::StatusOr<LayerShape> ToLayerShape(const v1::LayerShape& from) {
+  if (from.kv_heads() < 1 || from.kv_heads() > kKvHeadsMax) {
+    return FieldError("kv_heads", from.kv_heads(), absl::StrCat("1..", kKvHeadsMax));
+  }
+  if (from.query_heads() % from.kv_heads() != 0 || from.query_heads() == 0 ||
+      from.query_heads() / from.kv_heads() > kQueryHeadsPerKvHeadMax) {
+    return FieldError("query_heads", from.query_heads(),
+                      absl::StrCat("a multiple of kv_heads ", from.kv_heads(), ", 1..",
+                                   kQueryHeadsPerKvHeadMax, " times as many"));
+  }
+  if (from.head_dim() != 64 && from.head_dim() != 128 && from.head_dim() != 256) {
+    return FieldError("head_dim", from.head_dim(), "64, 128 or 256");
+  }
+  if (!std::isfinite(from.soft_cap()) || from.soft_cap() < 0) {
+    return FieldError("soft_cap", from.soft_cap(), "finite and at least 0");
+  }
+  if (from.sliding_window() > std::numeric_limits<int>::max()) {
+    return FieldError("sliding_window", from.sliding_window(),
+                      absl::StrCat("at most ", std::numeric_limits<int>::max()));
+  }
+  LayerShape shape;
+  shape.kv_heads = static_cast<int>(from.kv_heads());
+  shape.query_heads = static_cast<int>(from.query_heads());
+  shape.head_dim = static_cast<int>(from.head_dim());
+  shape.soft_cap = from.soft_cap();
+  shape.sliding_window = static_cast<int>(from.sliding_window());
+  return shape;
+}
+
+absl::Status ReadLayers(const v1::CreateSessionRequest& request, const EngineOptions& limits,
+                        SessionSpec& spec) {
+  const int count = request.layers_size();
+  if (count < 1 || count > limits.layers_max) {
+    return FieldError("layers", absl::StrCat(count, " layers"),
+                      absl::StrCat("1..", limits.layers_max));
+  }
+  spec.layers.reserve(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    absl::StatusOr<LayerShape> shape = ToLayerShape(request.layers(i));
+    if (!shape.ok()) return Inside(absl::StrCat("layers[", i, "]"), shape.status());
+    spec.layers.push_back(*shape);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadPlanesProfile(v1::Profile profile, SessionSpec& spec) {
+  switch (profile) {
+    case v1::PROFILE_TINY:
+      spec.profile = Profile::kTiny;
+      return absl::OkStatus();
+    case v1::PROFILE_UNSPECIFIED:
+    case v1::PROFILE_COMPACT:
+      spec.profile = Profile::kCompact;
+      return absl::OkStatus();
+    case v1::PROFILE_BALANCED:
+      spec.profile = Profile::kBalanced;
+      return absl::OkStatus();
+    case v1::PROFILE_FINE:
+      spec.profile = Profile::kFine;
+      return absl::OkStatus();
+    default:
+      return FieldError("profile", static_cast<int>(profile),
+                        "TINY, COMPACT, BALANCED or FINE with codec PLANES");
+  }
+}
+
+absl::Status ReadCodec(const v1::CreateSessionRequest& request, SessionSpec& spec) {
+  switch (request.codec()) {
+    case v1::CODEC_UNSPECIFIED:
+    case v1::CODEC_PLANES:
+      spec.codec = Codec::kPlanes;
+      return ReadPlanesProfile(request.profile(), spec);
+    case v1::CODEC_RAW:
+      spec.codec = Codec::kRaw;
+      if (request.profile() == v1::PROFILE_UNSPECIFIED || request.profile() == v1::PROFILE_EXACT) {
+        return absl::OkStatus();
+      }
+      return FieldError("profile", static_cast<int>(request.profile()), "EXACT with codec RAW");
+    default:
+      return FieldError("codec", static_cast<int>(request.codec()), "RAW or PLANES");
+  }
+}
+
+absl::Status ReadCalibration(const v1::CreateSessionRequest& request, SessionSpec& spec) {
+  const std::string& hash = request.calibration();
+  if (hash.empty()) return absl::OkStatus();
+  if (spec.codec == Codec::kRaw) {
+    return FieldError("calibration", hash.substr(0, kCalibrationHashDigits),
+                      "empty with codec RAW");
+  }
+  bool is_hash = hash.size() == kCalibrationHashDigits;
+  for (const char c : hash) is_hash = is_hash && (absl::ascii_isdigit(c) || (c >= 'a' && c <= 'f'));
+  if (!is_hash) {
+    return FieldError("calibration", absl::StrCat(hash.size(), " bytes"),
+                      "64 lower-case hexadecimal digits");
+  }
+  spec.calibration = hash;
+  return absl::OkStatus();
+}
+
+absl::Status ReadTimeToLive(const v1::CreateSessionRequest& request, SessionSpec& spec) {
+  if (!request.has_time_to_live()) return absl::OkStatus();
+  const google::protobuf::Duration& from = request.time_to_live();
+  const absl::Duration time = absl::Seconds(from.seconds()) + absl::Nanoseconds(from.nanos());
+  if (time <= absl::ZeroDuration() || time > kTimeToLiveMax) {
+    return FieldError(
+        "time_to_live", absl::FormatDuration(time),
+        absl::StrCat("more than 0 and at most ", absl::FormatDuration(kTimeToLiveMax)));
+  }
+  spec.time_to_live = time;
+  return absl::OkStatus();
+}
+
+absl::Status ReadQuerySecondMoments(const v1::CreateSessionRequest& request, SessionSpec& spec) {
+  const int count = request.query_second_moments_size();
+  if (count == 0) return absl::OkStatus();
+  if (count != request.layers_size()) {
+    return FieldError("query_second_moments", absl::StrCat(count, " entries"),
+                      absl::StrCat("0 or one a layer, ", request.layers_size()));
+  }
+  spec.query_second_moments.reserve(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    const v1::QuerySecondMoments& moments = request.query_second_moments(i);
+    const std::string field = absl::StrCat("query_second_moments[", i, "]");
+    const size_t expected = spec.layers[static_cast<size_t>(i)].row_values();
+    if (moments.values_size() != 0 && static_cast<size_t>(moments.values_size()) != expected) {
+      return FieldError(absl::StrCat(field, ".values"),
+                        absl::StrCat(moments.values_size(), " entries"),
+                        absl::StrCat("0 or kv_heads x head_dim = ", expected));
+    }
+    if (absl::Status status = CheckQuerySecondMoments(moments); !status.ok()) {
+      return Inside(field, status);
+    }
+    spec.query_second_moments.emplace_back(moments.values().begin(), moments.values().end());
+  }
+  return absl::OkStatus();
+}
+
+v1::DType ToProto(DType dtype) {
+  switch (dtype) {
+    case DType::kBf16:
+      return v1::DTYPE_BF16;
+    case DType::kFp16:
+      return v1::DTYPE_FP16;
+    case DType::kFp32:
+      return v1::DTYPE_FP32;
+  }
+  return v1::DTYPE_UNSPECIFIED;
+}
+
+v1::Profile ToProto(Codec codec, Profile profile) {
+  if (codec == Codec::kRaw) return v1::PROFILE_EXACT;
+  switch (profile) {
+    case Profile::kTiny:
+      return v1::PROFILE_TINY;
+    case Profile::kCompact:
+      return v1::PROFILE_COMPACT;
+    case Profile::kBalanced:
+      return v1::PROFILE_BALANCED;
+    case Profile::kFine:
+      return v1::PROFILE_FINE;
+  }
+  return v1::PROFILE_UNSPECIFIED;
+}
+
+void ToProto(const SessionSpec& spec, v1::Session* session) {
+  session->set_name(spec.name);
+  session->set_model(spec.model);
+  for (const LayerShape& shape : spec.layers) {
+    v1::LayerShape* layer = session->add_layers();
+    layer->set_kv_heads(static_cast<uint32_t>(shape.kv_heads));
+    layer->set_query_heads(static_cast<uint32_t>(shape.query_heads));
+    layer->set_head_dim(static_cast<uint32_t>(shape.head_dim));
+    layer->set_soft_cap(shape.soft_cap);
+    layer->set_sliding_window(static_cast<uint32_t>(shape.sliding_window));
+  }
+  session->set_dtype(ToProto(spec.dtype));
+  session->set_codec(spec.codec == Codec::kRaw ? v1::CODEC_RAW : v1::CODEC_PLANES);
+  session->set_profile(ToProto(spec.codec, spec.profile));
+  session->set_calibration(spec.calibration);
+  if (spec.time_to_live != absl::InfiniteDuration()) {
+    absl::Duration rest;
+    session->mutable_time_to_live()->set_seconds(
+        absl::IDivDuration(spec.time_to_live, absl::Seconds(1), &rest));
+    session->mutable_time_to_live()->set_nanos(
+        static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+  }
+}
+
+void ToProto(absl::Time time, google::protobuf::Timestamp* timestamp) {
+  const int64_t seconds = absl::ToUnixSeconds(time);
+  timestamp->set_seconds(seconds);
+  timestamp->set_nanos(
+      static_cast<int32_t>(absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(seconds))));
+}
+
+}  // namespace
+
+absl::StatusOr<SessionSpec> ToSessionSpec(const v1::CreateSessionRequest& request,
+                                          const EngineOptions& limits) {
+  SessionSpec spec;
+  absl::Status status = CheckText("name", request.name(), 1, limits.name_bytes_max);
+  if (status.ok()) status = CheckText("model", request.model(), 0, limits.name_bytes_max);
+  if (status.ok()) status = ReadLayers(request, limits, spec);
+  if (status.ok()) {
+    const absl::StatusOr<DType> dtype = ToDType(request.dtype());
+    status = dtype.status();
+    if (dtype.ok()) spec.dtype = *dtype;
+  }
+  if (status.ok()) status = ReadCodec(request, spec);
+  if (status.ok()) status = ReadCalibration(request, spec);
+  if (status.ok()) status = ReadTimeToLive(request, spec);
+  if (status.ok()) status = ReadQuerySecondMoments(request, spec);
+  if (!status.ok()) return status;
+  spec.name = request.name();
+  spec.model = request.model();
+  return spec;
+}
+
+absl::Status CheckQuerySecondMoments(const v1::QuerySecondMoments& moments) {
+  for (int i = 0; i < moments.values_size(); ++i) {
+    const float value = moments.values(i);
+    if (!std::isfinite(value) || value < 0) {
+      return FieldError(absl::StrCat("values[", i, "]"), value, "finite and at least 0");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckGetSession(const v1::GetSessionRequest& request, const EngineOptions& limits) {
+  if (request.session_id().empty() == request.name().empty()) {
+    return FieldError("session_id", request.name().empty() ? "neither id nor name" : "id and name",
+                      "exactly one of session_id and name");
+  }
+  if (!request.session_id().empty()) return CheckSessionId(request.session_id());
+  return CheckText("name", request.name(), 1, limits.name_bytes_max);
+}
+
+absl::Status CheckSessionId(absl::string_view session_id) {
+  return CheckText("session_id", session_id, 1, kSessionIdBytesMax);
+}
+
+absl::StatusOr<DType> ToDType(v1::DType dtype) {
+  switch (dtype) {
+    case v1::DTYPE_BF16:
+      return DType::kBf16;
+    case v1::DTYPE_FP16:
+      return DType::kFp16;
+    case v1::DTYPE_FP32:
+      return DType::kFp32;
+    default:
+      return FieldError("dtype", static_cast<int>(dtype), "BF16, FP16 or FP32");
+  }
+}
+
+absl::StatusOr<ListRange> ToListRange(const v1::ListSessionsRequest& request,
+                                      const EngineOptions& limits) {
+  const auto page_size_max = static_cast<uint32_t>(limits.page_size_max);
+  if (request.page_size() > page_size_max) {
+    return FieldError("page_size", request.page_size(),
+                      absl::StrCat("at most ", limits.page_size_max));
+  }
+  absl::Status status = CheckText("page_token", request.page_token(), 0, limits.name_bytes_max);
+  if (!status.ok()) return status;
+  // The token of a page is the last name of the page before: nothing to keep, nothing to expire.
+  return ListRange{request.page_token(),
+                   request.page_size() == 0 ? page_size_max : request.page_size()};
+}
+
+v1::LayerState ToProto(const LayerState& state) {
+  v1::LayerState proto;
+  proto.set_token_count(state.token_count);
+  proto.set_sealed_end(state.sealed_end);
+  return proto;
+}
+
+void ToProto(const SessionInfo& info, v1::Session* session) {
+  session->set_id(info.id);
+  ToProto(info.spec, session);
+  session->set_generation(info.generation);
+  for (const LayerState& state : info.layers) *session->add_layer_states() = ToProto(state);
+  session->set_committed_token_count(info.committed_token_count);
+  session->set_durable_token_count(info.durable_token_count);
+  session->set_logical_bytes(info.logical_bytes);
+  session->set_stored_bytes(info.stored_bytes);
+  ToProto(info.create_time, session->mutable_create_time());
+  if (info.expire_time != absl::InfiniteFuture()) {
+    ToProto(info.expire_time, session->mutable_expire_time());
+  }
+}
+
+}  // namespace kvdepot

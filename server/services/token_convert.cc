@@ -1,0 +1,160 @@
+#include "server/services/token_convert.h"
+
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "server/services/field_error.h"
+#include "server/services/session_convert.h"
+
+namespace kvdepot {
+namespace {
+
+absl::StatusOr<TokenChunk> ReadChunk(const v1::TokenChunk& from, const EngineOptions& limits) {
+  const absl::StatusOr<int> layer = ToLayer("layer", from.layer(), limits);
+  if (!layer.ok()) return layer.status();
+  if (from.token_count() == 0) return FieldError("token_count", 0, "at least 1");
+  TokenChunk chunk;
+  chunk.layer = *layer;
+  chunk.position = from.position();
+  chunk.token_count = from.token_count();
+  chunk.k = from.k();
+  chunk.v = from.v();
+  return chunk;
+}
+
+absl::Status CheckScale(float scale) {
+  if (std::isfinite(scale) && scale >= 0) return absl::OkStatus();
+  return FieldError("scale", scale, "finite and at least 0");
+}
+
+// Of Attend or Decode: how many items there are, and that their reply fits a message.
+template <typename Item>
+absl::Status CheckItems(const google::protobuf::RepeatedPtrField<Item>& items,
+                        const Options& options) {
+  const int count_max = options.engine.batch_sessions_max;
+  if (items.empty() || items.size() > count_max) {
+    return FieldError("items", absl::StrCat(items.size(), " items"),
+                      absl::StrCat("1..", count_max));
+  }
+  uint64_t query_bytes = 0;
+  for (const Item& item : items) query_bytes += item.queries().q().size();
+  const uint64_t query_bytes_max = options.message_bytes_max / 16 * 7;
+  if (query_bytes <= query_bytes_max) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "message_bytes_max: ", query_bytes, " bytes of queries, their reply fits a message of ",
+      options.message_bytes_max, " up to ", query_bytes_max));
+}
+
+absl::Status CheckQueryTokens(uint32_t count, const EngineOptions& limits) {
+  if (count >= 1 && count <= static_cast<uint32_t>(limits.query_tokens_max))
+    return absl::OkStatus();
+  return FieldError("queries.token_count", count, absl::StrCat("1..", limits.query_tokens_max));
+}
+
+absl::StatusOr<AttendQuery> ToAttendQuery(const v1::AttendItem& item, const EngineOptions& limits) {
+  absl::Status status = CheckSessionId(item.session_id());
+  if (status.ok()) status = CheckQueryTokens(item.queries().token_count(), limits);
+  if (!status.ok()) return status;
+  AttendQuery query;
+  query.session_id = item.session_id();
+  query.query_tokens = item.queries().token_count();
+  query.q = item.queries().q();
+  query.token_count = item.token_count();
+  return query;
+}
+
+absl::StatusOr<DecodeStep> ToDecodeStep(uint32_t layer, const v1::DecodeItem& item,
+                                        const EngineOptions& limits) {
+  absl::Status status = CheckSessionId(item.session_id());
+  if (!status.ok()) return status;
+  absl::StatusOr<TokenChunk> chunk = ReadChunk(item.chunk(), limits);
+  if (!chunk.ok()) return Inside("chunk", chunk.status());
+  if (item.chunk().layer() != layer) {
+    return FieldError("chunk.layer", item.chunk().layer(),
+                      absl::StrCat("the message's layer, ", layer));
+  }
+  status = CheckQueryTokens(item.queries().token_count(), limits);
+  if (!status.ok()) return status;
+  if (item.queries().token_count() != item.chunk().token_count()) {
+    return FieldError("queries.token_count", item.queries().token_count(),
+                      absl::StrCat("chunk.token_count, ", item.chunk().token_count()));
+  }
+  DecodeStep step;
+  step.session_id = item.session_id();
+  step.generation = item.generation();
+  step.chunk = *std::move(chunk);
+  step.query_tokens = item.queries().token_count();
+  step.q = item.queries().q();
+  return step;
+}
+
+std::string ItemField(int index) { return absl::StrCat("items[", index, "]"); }
+
+}  // namespace
+
+absl::StatusOr<TokenChunk> ToTokenChunk(const v1::AppendRequest& request,
+                                        const EngineOptions& limits) {
+  if (!request.has_chunk()) return FieldError("chunk", "not set", "set");
+  absl::StatusOr<TokenChunk> chunk = ReadChunk(request.chunk(), limits);
+  if (!chunk.ok()) return Inside("chunk", chunk.status());
+  absl::Status status = CheckQuerySecondMoments(request.query_second_moments());
+  if (!status.ok()) return Inside("query_second_moments", status);
+  const auto& moments = request.query_second_moments().values();
+  chunk->query_second_moments.assign(moments.begin(), moments.end());
+  return chunk;
+}
+
+absl::StatusOr<int> ToLayer(absl::string_view field, uint32_t layer, const EngineOptions& limits) {
+  if (layer < static_cast<uint32_t>(limits.layers_max)) return static_cast<int>(layer);
+  return FieldError(field, layer, absl::StrCat("less than ", limits.layers_max));
+}
+
+absl::StatusOr<std::vector<AttendQuery>> ToAttendQueries(const v1::AttendRequest& request,
+                                                         const Options& options) {
+  absl::Status status = CheckScale(request.scale());
+  if (status.ok()) status = CheckItems(request.items(), options);
+  if (!status.ok()) return status;
+  std::vector<AttendQuery> queries;
+  queries.reserve(static_cast<size_t>(request.items_size()));
+  for (int i = 0; i < request.items_size(); ++i) {
+    absl::StatusOr<AttendQuery> query = ToAttendQuery(request.items(i), options.engine);
+    if (!query.ok()) return Inside(ItemField(i), query.status());
+    queries.push_back(*std::move(query));
+  }
+  return queries;
+}
+
+absl::StatusOr<std::vector<DecodeStep>> ToDecodeSteps(const v1::DecodeRequest& request,
+                                                      const Options& options) {
+  absl::Status status = CheckScale(request.scale());
+  if (status.ok()) status = CheckItems(request.items(), options);
+  if (!status.ok()) return status;
+  std::vector<DecodeStep> steps;
+  steps.reserve(static_cast<size_t>(request.items_size()));
+  for (int i = 0; i < request.items_size(); ++i) {
+    absl::StatusOr<DecodeStep> step =
+        ToDecodeStep(request.layer(), request.items(i), options.engine);
+    if (!step.ok()) return Inside(ItemField(i), step.status());
+    steps.push_back(*std::move(step));
+  }
+  return steps;
+}
+
+void ToProto(AttendResult result, v1::AttendOutput* output) {
+  output->set_output(std::move(result.output));
+  output->set_log_sum_exp(std::move(result.log_sum_exp));
+  output->set_token_count(result.token_count);
+}
+
+void ToProto(int layer, FetchedTokens tokens, v1::TokenChunk* chunk) {
+  chunk->set_layer(static_cast<uint32_t>(layer));
+  chunk->set_position(tokens.position);
+  chunk->set_token_count(static_cast<uint32_t>(tokens.token_count));
+  chunk->set_k(std::move(tokens.k));
+  chunk->set_v(std::move(tokens.v));
+}
+
+}  // namespace kvdepot

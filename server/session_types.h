@@ -1,0 +1,108 @@
+// The engine's vocabulary: what a session is made of and what calls carry, without protobuf and
+// gRPC.
+#ifndef KVDEPOT_SERVER_SESSION_TYPES_H_
+#define KVDEPOT_SERVER_SESSION_TYPES_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "gpu/shape.h"
+
+namespace kvdepot {
+
+// Who calls, and how long they wait. `cancelled` is asked right before work starts and between its
+// pieces; it must be callable from any thread until the call's `done` has run. Null: never
+// cancelled.
+struct Caller {
+  std::string tenant;
+  absl::Time deadline = absl::InfiniteFuture();
+  std::function<bool()> cancelled;
+};
+
+// What CreateSession asks for, with defaults filled in. Two sessions of one name are the same if
+// all of this but time_to_live and query_second_moments is equal.
+struct SessionSpec {
+  std::string name;
+  std::string model;
+  std::vector<LayerShape> layers;
+  DType dtype = DType::kBf16;
+  Codec codec = Codec::kPlanes;
+  Profile profile = Profile::kCompact;  // Of planes; without meaning for raw.
+  std::string calibration;              // Hash, or empty for the session's own.
+  absl::Duration time_to_live = absl::InfiniteDuration();
+  std::vector<std::vector<float>>
+      query_second_moments;  // Empty, or one entry a layer: [kv_head][channel] or empty.
+};
+
+struct LayerState {
+  uint64_t token_count = 0;
+  uint64_t sealed_end = 0;  // 0 until something is sealed.
+};
+
+// A consistent copy of a session's state.
+struct SessionInfo {
+  std::string id;
+  SessionSpec spec;
+  uint64_t generation = 1;
+  std::vector<LayerState> layers;
+  uint64_t committed_token_count = 0;
+  uint64_t durable_token_count = 0;
+  uint64_t logical_bytes = 0;
+  uint64_t stored_bytes = 0;
+  absl::Time create_time;
+  absl::Time expire_time = absl::InfiniteFuture();
+};
+
+// Tokens of one layer. k and v are [token][kv_head][channel] in the session's dtype; they stay
+// valid until the call's `done` has run.
+struct TokenChunk {
+  int layer = 0;
+  uint64_t position = 0;
+  uint64_t token_count = 0;
+  absl::string_view k;
+  absl::string_view v;
+  std::vector<float> query_second_moments;  // [kv_head][channel] or empty.
+};
+
+// Queries of one session. `q` is [query token][query_head][channel] in the session's dtype and
+// stays valid until `done` has run.
+struct AttendQuery {
+  std::string session_id;
+  uint64_t query_tokens = 0;
+  absl::string_view q;
+  uint64_t token_count = 0;  // Position after the last query; 0: the committed count.
+};
+
+// An addition and its queries, in one.
+struct DecodeStep {
+  std::string session_id;
+  uint64_t generation = 0;
+  TokenChunk chunk;
+  uint64_t query_tokens = 0;
+  absl::string_view q;
+};
+
+// Little-endian fp32 arrays as bytes, so that a reply takes them over without a copy.
+struct AttendResult {
+  std::string output;       // [query token][query_head][channel]
+  std::string log_sum_exp;  // [query token][query_head]
+  uint64_t token_count = 0;
+};
+
+// Decoded tokens: [token][kv_head][channel] in the dtype asked for.
+struct FetchedTokens {
+  uint64_t position = 0;
+  uint64_t token_count = 0;
+  // Of the range asked for, behind these.
+  uint64_t remaining_tokens = 0;
+  std::string k;
+  std::string v;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_SESSION_TYPES_H_

@@ -1,0 +1,80 @@
+#include "server/unix_socket.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace kvdepot {
+namespace {
+
+// sun_path with its terminating zero.
+constexpr size_t kPathBytesMax = sizeof(sockaddr_un::sun_path) - 1;
+
+absl::Status Fail(const std::string& path, absl::string_view why) {
+  return absl::FailedPreconditionError(absl::StrCat("listen: ", path, ": ", why));
+}
+
+absl::Status FailWithErrno(const std::string& path, absl::string_view what) {
+  return Fail(path, absl::StrCat(what, ": ", std::strerror(errno)));
+}
+
+absl::Status PrepareFolder(const std::string& folder) {
+  if (folder.empty()) return absl::OkStatus();
+  if (mkdir(folder.c_str(), 0700) == 0) return absl::OkStatus();
+  if (errno != EEXIST) return FailWithErrno(folder, "cannot be created");
+  struct stat info = {};
+  if (stat(folder.c_str(), &info) != 0) return FailWithErrno(folder, "cannot be read");
+  if (!S_ISDIR(info.st_mode)) return Fail(folder, "is not a folder");
+  // Its owner could put a socket of his own in our socket's place.
+  if (info.st_uid != geteuid() && info.st_uid != 0) return Fail(folder, "belongs to another user");
+  return absl::OkStatus();
+}
+
+// Whether somebody accepts connections there.
+bool IsListening(const std::string& path) {
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return true;
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.c_str(), path.size());
+  const bool refused =
+      connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 &&
+      errno == ECONNREFUSED;
+  close(fd);
+  return !refused;
+}
+
+}  // namespace
+
+std::string UnixSocketPath(absl::string_view address) {
+  if (!absl::ConsumePrefix(&address, "unix:")) return "";
+  absl::ConsumePrefix(&address, "//");
+  return std::string(address);
+}
+
+absl::Status PrepareUnixSocket(const std::string& path) {
+  if (path.size() > kPathBytesMax) {
+    return Fail(path,
+                absl::StrCat(path.size(), " bytes, a socket's path has at most ", kPathBytesMax));
+  }
+  const size_t slash = path.rfind('/');
+  if (slash != std::string::npos) {
+    if (absl::Status status = PrepareFolder(path.substr(0, slash)); !status.ok()) return status;
+  }
+  struct stat info = {};
+  if (lstat(path.c_str(), &info) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : FailWithErrno(path, "cannot be read");
+  }
+  if (!S_ISSOCK(info.st_mode)) return Fail(path, "exists and is not a socket");
+  if (IsListening(path)) return Fail(path, "another process listens there");
+  if (unlink(path.c_str()) != 0) return FailWithErrno(path, "a stale socket cannot be removed");
+  return absl::OkStatus();
+}
+
+}  // namespace kvdepot

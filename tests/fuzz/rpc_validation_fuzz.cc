@@ -1,0 +1,67 @@
+// Bytes as each request message -> conversion and validation: must return, whatever they are. The
+// first byte picks the message.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "kvdepot/v1/kv_depot_service.pb.h"
+#include "server/services/calibration_convert.h"
+#include "server/services/session_convert.h"
+#include "server/services/status_convert.h"
+#include "server/services/token_convert.h"
+
+namespace kvdepot {
+namespace {
+
+template <typename Request, typename Convert>
+void Run(const std::string& bytes, Convert convert) {
+  Request request;
+  if (request.ParseFromString(bytes)) ToGrpcStatus(convert(request));
+}
+
+void RunOne(int kind, const std::string& bytes) {
+  static const Options& options = *new Options;
+  switch (kind) {
+    case 0:
+      return Run<v1::CreateSessionRequest>(bytes, [](const auto& request) {
+        const absl::StatusOr<SessionSpec> spec = ToSessionSpec(request, options.engine);
+        if (!spec.ok()) return spec.status();
+        // What was accepted must be expressible.
+        SessionInfo info;
+        info.spec = *spec;
+        v1::Session session;
+        ToProto(info, &session);
+        return absl::OkStatus();
+      });
+    case 1:
+      return Run<v1::GetSessionRequest>(
+          bytes, [](const auto& request) { return CheckGetSession(request, options.engine); });
+    case 2:
+      return Run<v1::ListSessionsRequest>(
+          bytes, [](const auto& request) { return ToListRange(request, options.engine).status(); });
+    case 3:
+      return Run<v1::AppendRequest>(bytes, [](const auto& request) {
+        return ToTokenChunk(request, options.engine).status();
+      });
+    case 4:
+      return Run<v1::AttendRequest>(
+          bytes, [](const auto& request) { return ToAttendQueries(request, options).status(); });
+    case 5:
+      return Run<v1::DecodeRequest>(
+          bytes, [](const auto& request) { return ToDecodeSteps(request, options).status(); });
+    case 6:
+      return Run<v1::FetchRequest>(
+          bytes, [](const auto& request) { return ToDType(request.dtype()).status(); });
+    default:
+      ToGrpcStatus(ParseCalibration(bytes).status());
+  }
+}
+
+}  // namespace
+}  // namespace kvdepot
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size == 0) return 0;
+  kvdepot::RunOne(data[0] % 8, std::string(reinterpret_cast<const char*>(data) + 1, size - 1));
+  return 0;
+}

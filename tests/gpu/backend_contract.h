@@ -1,0 +1,341 @@
+// What every backend must do, as one suite. A backend's test instantiates it with its factory:
+//
+//   INSTANTIATE_TEST_SUITE_P(Cpu, BackendContractTest, ::testing::Values(+[] { return
+//   MakeCpuBackend(2); }));
+#ifndef KVDEPOT_TESTS_GPU_BACKEND_CONTRACT_H_
+#define KVDEPOT_TESTS_GPU_BACKEND_CONTRACT_H_
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gpu/backend.h"
+#include "gpu/segment_view.h"
+#include "gtest/gtest.h"
+#include "tests/gpu/attend_reference.h"
+#include "tests/gpu/stored_layer.h"
+
+namespace kvdepot {
+
+class BackendContractTest : public ::testing::TestWithParam<std::unique_ptr<Backend> (*)()> {
+ protected:
+  std::unique_ptr<Backend> backend_ = GetParam()();
+};
+
+// Random tokens and queries of one layer, in dtype and as the fp32 values that the dtype holds.
+struct RandomTokens {
+  RandomTokens(const LayerShape& shape, DType dtype, int tokens, int queries,
+               std::mt19937& random) {
+    std::normal_distribution<float> normal;
+    std::vector<float> k_centre(shape.row_values());
+    std::vector<float> k_scale(shape.row_values());
+    for (float& c : k_centre) c = 2 * normal(random);
+    for (float& s : k_scale) s = std::exp(0.7f * normal(random));
+    const size_t count = static_cast<size_t>(tokens) * shape.row_values();
+    std::vector<float> k(count);
+    std::vector<float> v(count);
+    for (size_t i = 0; i < count; ++i) {
+      const size_t c = i % shape.row_values();
+      k[i] = k_centre[c] + k_scale[c] * normal(random);
+      v[i] = normal(random);
+    }
+    std::vector<float> q(static_cast<size_t>(queries * shape.query_heads * shape.head_dim));
+    for (float& value : q) value = normal(random);
+    k_bytes = ToBytes(k, dtype);
+    v_bytes = ToBytes(v, dtype);
+    q_bytes = ToBytes(q, dtype);
+    q_values = ToFloats(q_bytes, dtype);
+    count_tokens = tokens;
+  }
+  HostTokens host() const { return {k_bytes.data(), v_bytes.data(), count_tokens}; }
+
+  std::vector<std::byte> k_bytes, v_bytes, q_bytes;
+  std::vector<float> q_values;
+  int count_tokens = 0;
+};
+
+struct AttendOutcome {
+  std::vector<float> output;
+  std::vector<float> log_sum_exp;
+};
+
+inline AttendItem MakeItem(const LayerShape& shape, DType dtype,
+                           const LayerCalibration* calibration, const std::vector<TokenRun>& runs,
+                           uint64_t first_position, uint64_t query_position,
+                           const std::vector<std::byte>& q, AttendOutcome& outcome) {
+  AttendItem item;
+  item.shape = shape;
+  item.dtype = dtype;
+  item.calibration = calibration;
+  item.runs = runs;
+  item.first_position = first_position;
+  item.query_position = query_position;
+  item.query_tokens = static_cast<int>(q.size() / DTypeBytes(dtype) /
+                                       static_cast<size_t>(shape.query_heads * shape.head_dim));
+  item.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
+  item.q = q.data();
+  outcome.output.assign(static_cast<size_t>(item.query_tokens * shape.query_heads * shape.head_dim),
+                        NAN);
+  outcome.log_sum_exp.assign(static_cast<size_t>(item.query_tokens * shape.query_heads), NAN);
+  item.output = outcome.output.data();
+  item.log_sum_exp = outcome.log_sum_exp.data();
+  return item;
+}
+
+// Largest relative error over rows, L2 over channels.
+inline double WorstRelativeError(const ReferenceOutput& expected, const std::vector<float>& actual,
+                                 int head_dim) {
+  double worst = 0;
+  const size_t dim = static_cast<size_t>(head_dim);
+  for (size_t row = 0; row < actual.size() / dim; ++row) {
+    double difference = 0;
+    double norm = 0;
+    for (size_t c = 0; c < dim; ++c) {
+      const double e = expected.output[row * dim + c];
+      difference += std::pow(e - static_cast<double>(actual[row * dim + c]), 2);
+      norm += e * e;
+    }
+    const double error = norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
+    worst = std::isfinite(error) ? std::max(worst, error) : INFINITY;
+  }
+  return worst;
+}
+
+inline LayerShape RandomShape(std::mt19937& random) {
+  LayerShape shape;
+  shape.head_dim = 64 << (random() % 3);
+  shape.kv_heads = 1 + static_cast<int>(random() % 3);
+  shape.query_heads = shape.kv_heads * (1 + static_cast<int>(random() % 16));
+  if (random() % 4 == 0) shape.soft_cap = 5 + static_cast<float>(random() % 50);
+  return shape;
+}
+
+TEST_P(BackendContractTest, AttendEqualsDoublePrecisionOverDecodedValues) {
+  constexpr unsigned kSeed = 20261124;
+  for (unsigned round = 0; round < 60; ++round) {
+    std::mt19937 random(kSeed + round);
+    LayerShape shape = RandomShape(random);
+    const DType dtype = static_cast<DType>(1 + random() % 3);
+    const Codec codec = round % 5 == 0 ? Codec::kRaw : Codec::kPlanes;
+    const int tokens =
+        round < 8 ? 1 + static_cast<int>(round * 11) : 1 + static_cast<int>(random() % 5000);
+    const int queries = std::min(tokens, 1 + static_cast<int>(round % 3 == 0 ? random() % 40 : 0));
+    if (random() % 4 == 0) shape.sliding_window = 1 + static_cast<int>(random() % 2000);
+    SCOPED_TRACE(testing::Message()
+                 << "seed " << kSeed + round << ", tokens " << tokens << ", queries " << queries
+                 << ", head_dim " << shape.head_dim << ", kv_heads " << shape.kv_heads
+                 << ", query_heads " << shape.query_heads << ", window " << shape.sliding_window
+                 << ", cap " << shape.soft_cap);
+    const RandomTokens input(shape, dtype, tokens, queries, random);
+    const LayerCalibration calibration = RandomCalibration(shape, random);
+    StoredLayer layer(*backend_, shape, dtype, codec,
+                      codec == Codec::kPlanes ? &calibration : nullptr);
+    layer.Store(input.host(), random() % 2 == 0 ? 1024 : 256, 64);
+    ASSERT_EQ(layer.raw_fallbacks(), 0);
+
+    std::vector<float> k, v;
+    layer.Values(k, v);
+    const uint64_t query_position = static_cast<uint64_t>(tokens - queries);
+    AttendOutcome outcome;
+    const AttendItem item = MakeItem(shape, dtype, &calibration, layer.runs(), 0, query_position,
+                                     input.q_bytes, outcome);
+    backend_->Attend({&item, 1});
+    const ReferenceOutput expected =
+        ReferenceAttention(shape, k, v, 0, input.q_values, query_position, item.scale);
+    EXPECT_LE(WorstRelativeError(expected, outcome.output, shape.head_dim), 3e-4);
+    for (size_t i = 0; i < expected.log_sum_exp.size(); ++i) {
+      ASSERT_NEAR(outcome.log_sum_exp[i], expected.log_sum_exp[i], 2e-3) << i;
+    }
+  }
+}
+
+// One token's logit stands 6 to 14 above the rest.
+TEST_P(BackendContractTest, AttendKeepsItsErrorWhenOneTokenDominates) {
+  for (unsigned round = 0; round < 24; ++round) {
+    std::mt19937 random(777 + round);
+    LayerShape shape{1, 4, 64 << (round % 3), 0, 0};
+    const int tokens = 600 + static_cast<int>(random() % 3000);
+    RandomTokens input(shape, DType::kFp32, tokens, 1, random);
+    const float spike = 6 + static_cast<float>(round % 9);
+    // The key of one token becomes the mean query, scaled to the wanted logit.
+    const size_t dim = static_cast<size_t>(shape.head_dim);
+    const size_t token = random() % static_cast<unsigned>(tokens);
+    std::vector<float> k = ToFloats(input.k_bytes, DType::kFp32);
+    double norm = 0;
+    for (size_t c = 0; c < dim; ++c)
+      norm += static_cast<double>(input.q_values[c] * input.q_values[c]);
+    for (size_t h = 0; h < 4; ++h) {
+      for (size_t c = 0; c < dim; ++c) input.q_values[h * dim + c] = input.q_values[c];
+    }
+    input.q_bytes = ToBytes(input.q_values, DType::kFp32);
+    for (size_t t = 0; t < static_cast<size_t>(tokens); ++t) {
+      for (size_t c = 0; c < dim; ++c) k[t * dim + c] *= 0.3f;
+    }
+    const float gain = spike * std::sqrt(static_cast<float>(dim)) / static_cast<float>(norm);
+    for (size_t c = 0; c < dim; ++c) k[token * dim + c] += gain * input.q_values[c];
+    input.k_bytes = ToBytes(k, DType::kFp32);
+
+    const LayerCalibration calibration = RandomCalibration(shape, random);
+    StoredLayer layer(*backend_, shape, DType::kFp32, Codec::kPlanes, &calibration);
+    layer.Store(input.host(), 1024, 64);
+    std::vector<float> stored_k, stored_v;
+    layer.Values(stored_k, stored_v);
+    AttendOutcome outcome;
+    const uint64_t query_position = static_cast<uint64_t>(tokens) - 1;
+    const AttendItem item = MakeItem(shape, DType::kFp32, &calibration, layer.runs(), 0,
+                                     query_position, input.q_bytes, outcome);
+    backend_->Attend({&item, 1});
+    const ReferenceOutput expected = ReferenceAttention(shape, stored_k, stored_v, 0,
+                                                        input.q_values, query_position, item.scale);
+    EXPECT_LE(WorstRelativeError(expected, outcome.output, shape.head_dim), 1e-3)
+        << "round " << round;
+  }
+}
+
+TEST_P(BackendContractTest, PartlyUsedRunsAreMaskedAtBothEnds) {
+  std::mt19937 random(5);
+  const LayerShape shape{2, 6, 128, 0, 0};
+  const RandomTokens input(shape, DType::kBf16, 16 + 1024 + 100, 3, random);
+  const LayerCalibration calibration = RandomCalibration(shape, random);
+  for (const Codec codec : {Codec::kPlanes, Codec::kRaw}) {
+    StoredLayer layer(*backend_, shape, DType::kBf16, codec, &calibration);
+    layer.Store(input.host(), 1024, 64);
+    std::vector<float> k, v;
+    layer.Values(k, v);
+    for (const auto& [first, count] :
+         {std::pair{0, 1}, {63, 2}, {64, 64}, {100, 700}, {1000, 24}}) {
+      TokenRun run = layer.runs()[1];
+      run.first = first;
+      run.count = count;
+      const std::vector<TokenRun> runs{run};
+      const uint64_t first_position = 16 + static_cast<uint64_t>(first);
+      const uint64_t query_position = first_position + static_cast<uint64_t>(count) - 1;
+      AttendOutcome outcome;
+      const AttendItem item = MakeItem(shape, DType::kBf16, &calibration, runs, first_position,
+                                       query_position, input.q_bytes, outcome);
+      backend_->Attend({&item, 1});
+      const auto cut = [&, f = first, n = count](const std::vector<float>& values) {
+        const auto begin = values.begin() + static_cast<long>(first_position * shape.row_values());
+        (void)f;
+        return std::vector<float>(
+            begin, begin + static_cast<long>(static_cast<size_t>(n) * shape.row_values()));
+      };
+      const ReferenceOutput expected = ReferenceAttention(
+          shape, cut(k), cut(v), first_position, input.q_values, query_position, item.scale);
+      EXPECT_LE(WorstRelativeError(expected, outcome.output, shape.head_dim), 3e-4)
+          << "first " << first << ", count " << count;
+    }
+  }
+}
+
+TEST_P(BackendContractTest, QueriesThatSeeNothingGetZeroAndMinusInfinity) {
+  std::mt19937 random(6);
+  LayerShape shape{1, 2, 64, 0, 8};
+  const RandomTokens input(shape, DType::kFp16, 40, 2, random);
+  StoredLayer layer(*backend_, shape, DType::kFp16, Codec::kRaw, nullptr);
+  layer.Store(input.host(), 1024, 64);
+  AttendOutcome outcome;
+  // The window of both queries lies behind the last stored token.
+  const AttendItem item =
+      MakeItem(shape, DType::kFp16, nullptr, layer.runs(), 0, 1000, input.q_bytes, outcome);
+  backend_->Attend({&item, 1});
+  for (const float value : outcome.output) EXPECT_EQ(value, 0);
+  for (const float value : outcome.log_sum_exp) EXPECT_EQ(value, -INFINITY);
+}
+
+TEST_P(BackendContractTest, RaggedBatchEqualsItsItemsOneByOneBitForBit) {
+  std::mt19937 random(7);
+  std::vector<std::unique_ptr<StoredLayer>> layers;
+  std::vector<RandomTokens> inputs;
+  std::vector<LayerCalibration> calibrations;
+  std::vector<LayerShape> shapes;
+  const std::vector<int> lengths{1, 17, 300, 5000, 64, 9000};
+  calibrations.reserve(lengths.size());
+  for (const int length : lengths) {
+    shapes.push_back({2, 12, 128, 0, 0});
+    inputs.emplace_back(shapes.back(), DType::kBf16, length, 1, random);
+    calibrations.push_back(RandomCalibration(shapes.back(), random));
+    layers.push_back(std::make_unique<StoredLayer>(*backend_, shapes.back(), DType::kBf16,
+                                                   Codec::kPlanes, &calibrations.back()));
+    layers.back()->Store(inputs.back().host(), 1024, 64);
+  }
+  std::vector<AttendOutcome> together(lengths.size());
+  std::vector<AttendItem> items;
+  const auto item = [&](size_t i, AttendOutcome& outcome) {
+    return MakeItem(shapes[i], DType::kBf16, &calibrations[i], layers[i]->runs(), 0,
+                    static_cast<uint64_t>(lengths[i]) - 1, inputs[i].q_bytes, outcome);
+  };
+  for (size_t i = 0; i < lengths.size(); ++i) items.push_back(item(i, together[i]));
+  backend_->Attend(items);
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    AttendOutcome alone;
+    const AttendItem single = item(i, alone);
+    backend_->Attend({&single, 1});
+    EXPECT_EQ(alone.output, together[i].output) << i;
+    EXPECT_EQ(alone.log_sum_exp, together[i].log_sum_exp) << i;
+  }
+}
+
+TEST_P(BackendContractTest, ExactTokensComeBackBitForBit) {
+  std::mt19937 random(8);
+  const LayerShape shape{3, 3, 64, 0, 0};
+  for (const DType dtype : {DType::kBf16, DType::kFp16, DType::kFp32}) {
+    const RandomTokens input(shape, dtype, 500, 1, random);
+    StoredLayer layer(*backend_, shape, dtype, Codec::kRaw, nullptr);
+    layer.Store(input.host(), 256, 64);
+    std::vector<std::byte> k(input.k_bytes.size()), v(input.v_bytes.size());
+    backend_->Decode(shape, dtype, nullptr, layer.runs(), dtype, k.data(), v.data());
+    EXPECT_EQ(k, input.k_bytes);
+    EXPECT_EQ(v, input.v_bytes);
+  }
+}
+
+TEST_P(BackendContractTest, NonFiniteValuesAreNamedByIndex) {
+  for (const DType dtype : {DType::kBf16, DType::kFp16, DType::kFp32}) {
+    std::vector<float> values(5000, 1.5f);
+    const std::vector<std::byte> good = ToBytes(values, dtype);
+    EXPECT_TRUE(backend_->CheckFinite("chunk.k", good.data(), dtype, values.size()).ok());
+    for (const float bad : {NAN, -NAN, INFINITY, -INFINITY}) {
+      values.assign(5000, 1.5f);
+      values[4321] = bad;
+      const std::vector<std::byte> bytes = ToBytes(values, dtype);
+      const absl::Status status =
+          backend_->CheckFinite("chunk.k", bytes.data(), dtype, values.size());
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+      EXPECT_NE(std::string(status.message()).find("chunk.k: value 4321"), std::string::npos)
+          << status;
+    }
+  }
+}
+
+TEST_P(BackendContractTest, DamagedSegmentsAreFound) {
+  std::mt19937 random(9);
+  const LayerShape shape{2, 2, 64, 0, 0};
+  const RandomTokens input(shape, DType::kBf16, 16 + 128 + 64, 1, random);
+  const LayerCalibration calibration = RandomCalibration(shape, random);
+  StoredLayer layer(*backend_, shape, DType::kBf16, Codec::kPlanes, &calibration);
+  layer.Store(input.host(), 1024, 64);
+  const SegmentView view = SegmentView::Of(layer.runs()[1].data);
+  EXPECT_TRUE(backend_->VerifyChecksum(layer.runs()[1].data, view.size_bytes()).ok());
+  std::byte* bytes = const_cast<std::byte*>(layer.runs()[1].data);
+  for (const size_t offset :
+       {size_t{1}, size_t{17}, size_t{30}, size_t{70}, size_t{500}, view.size_bytes() - 1}) {
+    bytes[offset] ^= std::byte{4};
+    EXPECT_EQ(backend_
+                  ->VerifyChecksum(bytes, layer.runs()[1].capacity > 0
+                                              ? SegmentBytes(shape, DType::kBf16, Codec::kPlanes,
+                                                             &calibration, 128)
+                                              : 0)
+                  .code(),
+              absl::StatusCode::kDataLoss)
+        << offset;
+    bytes[offset] ^= std::byte{4};
+  }
+}
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_TESTS_GPU_BACKEND_CONTRACT_H_

@@ -1,0 +1,53 @@
+#include "tests/gpu/backend_contract.h"
+#include "tests/gpu/vector_targets.h"
+
+namespace kvdepot {
+namespace {
+
+INSTANTIATE_TEST_SUITE_P(Cpu, BackendContractTest,
+                         ::testing::Values(+[] { return MakeCpuBackend(2); }));
+
+// The kernels' own differences between instruction sets, on one batch.
+TEST(BackendCpuTest, EveryVectorTargetKeepsTheErrorBound) {
+  ForEachVectorTarget([] {
+    std::mt19937 random(3);
+    const auto backend = MakeCpuBackend(1);
+    for (const int head_dim : {64, 128, 256}) {
+      const LayerShape shape{2, 14, head_dim, 0, 0};
+      const RandomTokens input(shape, DType::kFp16, 1500, 1, random);
+      const LayerCalibration calibration = RandomCalibration(shape, random);
+      StoredLayer layer(*backend, shape, DType::kFp16, Codec::kPlanes, &calibration);
+      layer.Store(input.host(), 1024, 64);
+      std::vector<float> k, v;
+      layer.Values(k, v);
+      AttendOutcome outcome;
+      const AttendItem item = MakeItem(shape, DType::kFp16, &calibration, layer.runs(), 0, 1499,
+                                       input.q_bytes, outcome);
+      backend->Attend({&item, 1});
+      const ReferenceOutput expected =
+          ReferenceAttention(shape, k, v, 0, input.q_values, 1499, item.scale);
+      EXPECT_LE(WorstRelativeError(expected, outcome.output, head_dim), 3e-4);
+    }
+  });
+}
+
+TEST(BackendCpuTest, ThreadsDoNotChangeABit) {
+  std::mt19937 random(4);
+  const LayerShape shape{2, 12, 128, 0, 0};
+  const RandomTokens input(shape, DType::kBf16, 20000, 1, random);
+  const LayerCalibration calibration = RandomCalibration(shape, random);
+  std::vector<AttendOutcome> outcomes(2);
+  for (size_t i = 0; i < outcomes.size(); ++i) {
+    const auto backend = MakeCpuBackend(i == 0 ? 1 : 4);
+    StoredLayer layer(*backend, shape, DType::kBf16, Codec::kPlanes, &calibration);
+    layer.Store(input.host(), 1024, 64);
+    const AttendItem item = MakeItem(shape, DType::kBf16, &calibration, layer.runs(), 0, 19999,
+                                     input.q_bytes, outcomes[i]);
+    backend->Attend({&item, 1});
+  }
+  EXPECT_EQ(outcomes[0].output, outcomes[1].output);
+  EXPECT_EQ(outcomes[0].log_sum_exp, outcomes[1].log_sum_exp);
+}
+
+}  // namespace
+}  // namespace kvdepot

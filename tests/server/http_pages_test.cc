@@ -1,0 +1,64 @@
+// One listener for the whole file: CivetWeb takes two seconds to stop.
+#include "server/http_pages.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+
+namespace kvdepot {
+namespace {
+
+std::string Request(const std::string& address, const std::string& method,
+                    const std::string& path) {
+  sockaddr_in peer = {};
+  peer.sin_family = AF_INET;
+  peer.sin_port =
+      htons(static_cast<uint16_t>(std::atoi(address.substr(address.rfind(':') + 1).c_str())));
+  peer.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&peer), sizeof(peer)), 0);
+  const std::string request = absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+  std::string answer;
+  char buffer[4096];
+  for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;)
+    answer.append(buffer, static_cast<size_t>(n));
+  close(fd);
+  return answer;
+}
+
+TEST(HttpPages, ServesItsThreePages) {
+  auto pages = HttpPages::Start("127.0.0.1:0", [] { return "kvdepot_up 1\n"; });
+  ASSERT_TRUE(pages.ok()) << pages.status();
+  const std::string address = (*pages)->address();
+  EXPECT_FALSE(absl::EndsWith(address, ":0"));
+
+  const std::string metrics = Request(address, "GET", "/metrics");
+  EXPECT_TRUE(absl::StartsWith(metrics, "HTTP/1.1 200")) << metrics;
+  EXPECT_TRUE(absl::StrContains(metrics, "text/plain; version=0.0.4")) << metrics;
+  EXPECT_TRUE(absl::EndsWith(metrics, "kvdepot_up 1\n")) << metrics;
+
+  EXPECT_TRUE(absl::StartsWith(Request(address, "GET", "/healthz"), "HTTP/1.1 200"));
+  EXPECT_TRUE(absl::StartsWith(Request(address, "GET", "/readyz"), "HTTP/1.1 503"));
+  (*pages)->SetReady(true);
+  EXPECT_TRUE(absl::StartsWith(Request(address, "GET", "/readyz"), "HTTP/1.1 200"));
+  EXPECT_TRUE(absl::EndsWith(Request(address, "HEAD", "/readyz"), "\r\n\r\n"));
+  EXPECT_TRUE(absl::StartsWith(Request(address, "POST", "/healthz"), "HTTP/1.1 405"));
+  EXPECT_TRUE(absl::StartsWith(Request(address, "GET", "/"), "HTTP/1.1 404"));
+  EXPECT_TRUE(absl::StartsWith(Request(address, "GET", "/metrics/more"), "HTTP/1.1 404"));
+
+  const absl::Status taken = HttpPages::Start(address, [] { return ""; }).status();
+  EXPECT_TRUE(absl::StrContains(taken.message(), absl::StrCat("cannot listen on ", address)))
+      << taken;
+}
+
+}  // namespace
+}  // namespace kvdepot

@@ -1,0 +1,106 @@
+#include "server/options.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "absl/flags/reflection.h"
+#include "absl/status/status.h"
+
+namespace kvdepot {
+namespace {
+
+MemoryAmount Parse(const std::string& text) {
+  MemoryAmount amount;
+  std::string error;
+  EXPECT_TRUE(AbslParseFlag(text, &amount, &error)) << text << ": " << error;
+  return amount;
+}
+
+// Every flag keeps the value that it had before the test.
+class OptionsTest : public testing::Test {
+ protected:
+  void Set(const std::string& flag, const std::string& value) {
+    std::string error;
+    ASSERT_TRUE(absl::FindCommandLineFlag(flag)->ParseFrom(value, &error)) << error;
+  }
+
+ private:
+  const absl::FlagSaver saver_;
+};
+
+TEST_F(OptionsTest, DefaultsAreValid) {
+  const Options options = OptionsFromFlags();
+  EXPECT_TRUE(options.Validate().ok()) << options.Validate();
+  EXPECT_GE(options.threads, 1);
+  EXPECT_EQ(options.listen.substr(0, 7), "unix://");
+  EXPECT_EQ(options.metrics_address, "127.0.0.1:9464");
+  EXPECT_EQ(options.engine.window_tokens, 64);
+}
+
+TEST_F(OptionsTest, FlagsSetTheirFields) {
+  Set("threads", "3");
+  Set("memory_budget", "2GiB");
+  Set("drain_timeout", "5s");
+  Set("window_tokens", "128");
+  const Options options = OptionsFromFlags();
+  EXPECT_EQ(options.threads, 3);
+  EXPECT_EQ(options.memory_budget.Of(1), uint64_t{2} << 30);
+  EXPECT_EQ(options.drain_timeout, absl::Seconds(5));
+  EXPECT_EQ(options.engine.window_tokens, 128);
+}
+
+TEST_F(OptionsTest, AnAmountOfMemoryIsBytesOrAPart) {
+  EXPECT_EQ(Parse("4096").Of(1), 4096u);
+  EXPECT_EQ(Parse("3KiB").Of(1), 3072u);
+  EXPECT_EQ(Parse("512MiB").Of(1), uint64_t{512} << 20);
+  EXPECT_EQ(Parse("1TiB").Of(1), uint64_t{1} << 40);
+  EXPECT_EQ(Parse("25%").Of(1000), 250u);
+  for (const char* text : {"25%", "4096"}) EXPECT_EQ(AbslUnparseFlag(Parse(text)), text);
+  for (const char* text :
+       {"", "0", "-1", "1.5GiB", "0%", "101%", "nan%", "GiB", "17179869184GiB"}) {
+    MemoryAmount amount;
+    std::string error;
+    EXPECT_FALSE(AbslParseFlag(text, &amount, &error)) << text;
+    EXPECT_FALSE(error.empty());
+  }
+}
+
+TEST_F(OptionsTest, EveryProblemIsReportedAtOnce) {
+  Options options = OptionsFromFlags();
+  options.device = "tpu";
+  options.log_level = "loud";
+  options.listen = "0.0.0.0:7000,unix:///run/x.sock";
+  options.engine.window_tokens = 65;
+  options.engine.layers_max = -1;
+  const absl::Status status = options.Validate();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(),
+            "layers_max: -1, must be 1..4096\n"
+            "window_tokens: 65, must be 64..1048576, a multiple of 64\n"
+            "listen: 0.0.0.0:7000, must be a Unix socket unless tokens_file is set\n"
+            "device: tpu, must be auto or cpu\n"
+            "log_level: loud, must be trace, debug, info, warn, error");
+}
+
+TEST_F(OptionsTest, WithTokensTheDaemonMayListenOnTheNetwork) {
+  Options options = OptionsFromFlags();
+  options.listen = "0.0.0.0:7000";
+  options.tokens_file = "/etc/kvdepot/tokens";
+  EXPECT_TRUE(options.Validate().ok()) << options.Validate();
+}
+
+TEST_F(OptionsTest, AMessageHoldsWhatTheEngineMaySend) {
+  Options options = OptionsFromFlags();
+  options.engine.fetch_bytes_max = options.message_bytes_max;
+  EXPECT_EQ(options.Validate().message(),
+            "message_bytes_max: 33554432, must be 64 KiB more than fetch_bytes_max and than "
+            "calibration_bytes_max");
+  options = OptionsFromFlags();
+  options.message_bytes_max = uint64_t{1} << 31;
+  EXPECT_EQ(options.Validate().message(),
+            "message_bytes_max: 2147483648, must be at most 2147483647");
+}
+
+}  // namespace
+}  // namespace kvdepot

@@ -1,0 +1,89 @@
+#include "server/unix_socket.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+
+namespace kvdepot {
+namespace {
+
+class UnixSocketTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = "/tmp/kvdepot-socket-XXXXXX";
+    folder_ = mkdtemp(pattern.data());
+  }
+  void TearDown() override { std::system(absl::StrCat("rm -r ", folder_).c_str()); }
+
+  // A bound and listening socket.
+  static int Listen(const std::string& path) {
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, path.c_str(), path.size());
+    EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    EXPECT_EQ(listen(fd, 1), 0);
+    return fd;
+  }
+
+  std::string folder_;
+};
+
+TEST(UnixSocketPath, KnowsBothForms) {
+  EXPECT_EQ(UnixSocketPath("unix:///run/x.sock"), "/run/x.sock");
+  EXPECT_EQ(UnixSocketPath("unix:x.sock"), "x.sock");
+  EXPECT_EQ(UnixSocketPath("127.0.0.1:80"), "");
+  EXPECT_EQ(UnixSocketPath("unix-abstract:x"), "");
+}
+
+TEST_F(UnixSocketTest, CreatesThePrivateFolder) {
+  ASSERT_TRUE(PrepareUnixSocket(folder_ + "/new/x.sock").ok());
+  struct stat info = {};
+  ASSERT_EQ(stat((folder_ + "/new").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0700u);
+}
+
+TEST_F(UnixSocketTest, RemovesAStaleSocketOnly) {
+  const std::string path = folder_ + "/x.sock";
+  const int fd = Listen(path);
+  EXPECT_FALSE(PrepareUnixSocket(path).ok());
+  close(fd);
+  EXPECT_EQ(access(path.c_str(), F_OK), 0);
+  EXPECT_TRUE(PrepareUnixSocket(path).ok());
+  EXPECT_NE(access(path.c_str(), F_OK), 0);
+}
+
+TEST_F(UnixSocketTest, LeavesOtherFilesAlone) {
+  const std::string path = folder_ + "/x.sock";
+  std::ofstream(path) << "precious";
+  EXPECT_FALSE(PrepareUnixSocket(path).ok());
+  EXPECT_EQ(access(path.c_str(), F_OK), 0);
+}
+
+TEST_F(UnixSocketTest, RefusesLongPaths) {
+  EXPECT_FALSE(PrepareUnixSocket(folder_ + "/" + std::string(100, 'x')).ok());
+}
+
+TEST_F(UnixSocketTest, UmaskMakesSocketsPrivate) {
+  const std::string path = folder_ + "/x.sock";
+  int fd = -1;
+  {
+    const OwnerOnlyUmask owner_only;
+    fd = Listen(path);
+  }
+  struct stat info = {};
+  ASSERT_EQ(stat(path.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+  close(fd);
+}
+
+}  // namespace
+}  // namespace kvdepot
