@@ -24,8 +24,7 @@ class ProblemList {
   void Check(const char* name, Number value, const Range& range) {
     // A negative number becomes one that is too large.
     const uint64_t magnitude = static_cast<uint64_t>(value);
-    if (magnitude >= range.least && magnitude <= range.most &&
-        magnitude % range.multiple_of == 0) {
+    if (magnitude >= range.least && magnitude <= range.most && magnitude % range.multiple_of == 0) {
       return;
     }
     std::string problem = absl::StrCat(name, ": ", value, ", must be ");

@@ -49,8 +49,7 @@ void SessionTable::Erase(const Session& session) {
   names->second.erase(session.spec().name);
   if (names->second.empty()) by_tenant_and_name_.erase(names);
   // Last, as it may be what keeps `session` alive.
-  const std::string id = session.id();
-  by_id_.erase(id);
+  by_id_.erase(by_id_.find(session.id()));
 }
 
 std::vector<SessionTable::SessionRef> SessionTable::TakeExpired(absl::Time now) {

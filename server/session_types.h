@@ -46,7 +46,7 @@ struct LayerState {
 // A consistent copy of a session's state.
 struct SessionInfo {
   std::string id;
-  SessionSpec spec;
+  SessionSpec spec;  // Without query_second_moments.
   uint64_t generation = 1;
   std::vector<LayerState> layers;
   uint64_t committed_token_count = 0;

@@ -6,8 +6,9 @@ set -euo pipefail
 file=$1
 
 options=(-std=c++17 -x c++ -I. -Ibazel-bin -isystem bazel-bin/external/googleapis)
-# Defines that the overlays of spdlog and Highway set.
-options+=(-DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL -DSPDLOG_SHARED_LIB -DHWY_SHARED_DEFINE)
+# What the overlays of spdlog and Highway define; of Highway's targets one is enough to look at.
+options+=(-DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL -DSPDLOG_SHARED_LIB)
+options+=(-DHWY_SHARED_DEFINE -DHWY_COMPILE_ONLY_STATIC)
 while read -r folder; do
   options+=(-isystem "$folder")
 done < <(find bazel-bin/proto/ -type d -name cc 2>/dev/null)

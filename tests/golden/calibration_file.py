@@ -12,7 +12,7 @@ import numpy as np
 
 from calibration_model import HeadCalibration, LayerCalibration, TensorCalibration
 
-PROTO = Path(__file__).resolve().parents[2] / "proto"
+PROTO = Path(__file__).absolute().parents[2] / "proto"
 
 
 @functools.cache

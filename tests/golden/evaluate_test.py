@@ -70,17 +70,33 @@ class Evaluate(unittest.TestCase):
             self.assertEqual([c.heads[1].k.order[0] for c in found], first_channels)
             self.assertEqual(found[0].heads[0].v.pattern, 2)
 
+    def test_without_k_weights_only_the_order_of_keys_differs(self):
+        path = self.folder / "calibration"
+        write_calibration(path, 2)
+        given = evaluate.given_calibrations(self.layers, path, patterns.COMPACT)
+        for layer, before, after in zip(
+            self.layers, given, evaluate.without_k_weights(self.layers, given), strict=True
+        ):
+            sealed = floats.fp32_from_bf16(layer.k[16 : 16 + 512]).astype(float)
+            for head in range(KV_HEADS):
+                variance = sealed[:, head].var(axis=0)[after.heads[head].k.order]
+                self.assertLess(np.diff(variance).max(), 1e-5)
+                self.assertEqual(after.heads[head].k.pattern, before.heads[head].k.pattern)
+                self.assertIs(after.heads[head].v, before.heads[head].v)
+
     def test_table_and_rows(self):
         path = self.folder / "calibration"
         write_calibration(path, 2)
         results = evaluate.evaluate_all(self.layers, path)
         names = [result.name for result in results]
-        self.assertEqual(names[:3], ["tiny_calibrated", "tiny_own", "tiny_own_q2"])
+        self.assertEqual(
+            names[:4], ["tiny_calibrated", "tiny_calibrated_no_weights", "tiny_own", "tiny_own_q2"]
+        )
         self.assertEqual(names[-1], "kivi2_g32")
-        self.assertEqual(evaluate.table(results, self.layers).count("\n"), 13)
+        self.assertEqual(evaluate.table(results, self.layers).count("\n"), 17)
         rows = evaluate.bench_rows(results, self.layers)
-        self.assertEqual(len(rows), 12)
-        compact, fine = rows[3], rows[9]
+        self.assertEqual(len(rows), 16)
+        compact, fine = rows[4], rows[12]
         self.assertGreater(compact["value"], fine["value"])
         self.assertAlmostEqual(compact["ratio"], compact["opponent_value"] / compact["value"])
         # 16 sinks, one segment of 512 tokens, and 72 tokens of tail in two extents, of two heads.

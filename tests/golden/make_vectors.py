@@ -42,7 +42,7 @@ from calibration_model import HeadCalibration, LayerCalibration, TensorCalibrati
 from floats import BF16, FP16, FP32
 from patterns import BALANCED, COMPACT, FINE, TINY
 
-FOLDER = Path(__file__).resolve().parent / "vectors"
+FOLDER = Path(__file__).absolute().parent / "vectors"
 
 
 @dataclass

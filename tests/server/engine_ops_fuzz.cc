@@ -38,6 +38,10 @@ class Input {
   size_t next_ = 0;
 };
 
+constexpr LayerShape kShape = {1, 1, 64, 0, 0};
+// Of one addition's chunk.
+constexpr uint64_t kTokensMax = 300;
+
 EngineOptions SmallOptions(Input& input) {
   EngineOptions options;
   options.budget_bytes = (1 + input.UpTo(40)) << 15;
@@ -64,7 +68,14 @@ struct ModelSession {
 
 class Operations {
  public:
-  explicit Operations(Input& input) : input_(input), engine_(SmallOptions(input)) {}
+  explicit Operations(Input& input) : input_(input), engine_(SmallOptions(input)) {
+    // Made once, as random numbers take longer than all else here.
+    static const ModelTokens* const kPool = [] {
+      std::mt19937 random(1);
+      return new ModelTokens(RandomTokens(random, kShape, 4 * kTokensMax));
+    }();
+    pool_.Append(0, *kPool);
+  }
 
   void RunOne() {
     const size_t index = input_.Byte() % 2;
@@ -126,6 +137,10 @@ class Operations {
     }
   }
 
+  ModelTokens Tokens(uint64_t token_count) {
+    return pool_.Slice(random_() % (3 * kTokensMax), token_count);
+  }
+
   // Without memory nothing changes; any other error is a bug.
   static bool Succeeded(const absl::Status& status) {
     KVDEPOT_CHECK(status.ok() || status.code() == absl::StatusCode::kResourceExhausted);
@@ -161,7 +176,7 @@ class Operations {
       LayerModel& layer = session.layers[static_cast<size_t>(index)];
       const uint64_t overlap = input_.Byte() % 4 == 0 ? input_.UpTo(layer.token_count()) : 0;
       const uint64_t position = layer.token_count() - overlap;
-      const ModelTokens tokens = RandomTokens(random_, layer.shape(), 1 + input_.UpTo(300));
+      const ModelTokens tokens = Tokens(1 + input_.UpTo(kTokensMax - 1));
       const TokenChunk chunk = Chunk(index, position, layer.shape(), tokens);
       const absl::StatusOr<LayerState> stored = engine_.AppendChunk(**addition, chunk);
       if (!Succeeded(stored.status())) break;
@@ -176,7 +191,7 @@ class Operations {
     LayerModel& layer = session.layers[static_cast<size_t>(index)];
     const uint64_t position = layer.token_count();
     const uint64_t count = 1 + input_.UpTo(20);
-    const ModelTokens tokens = RandomTokens(random_, layer.shape(), count);
+    const ModelTokens tokens = Tokens(count);
     const std::vector<float> q = RandomQueries(random_, layer.shape(), count);
     const auto results =
         engine_.Decode(index, {Step(session.info, index, position, layer.shape(), tokens, q)});
@@ -259,6 +274,7 @@ class Operations {
   TestEngine engine_;
   std::map<size_t, ModelSession> sessions_;
   std::mt19937 random_{1};
+  LayerModel pool_{kShape};
 };
 
 }  // namespace
