@@ -27,8 +27,7 @@ struct AttendBuffers {
   alignas(64) float stored_scale[kHeadDimMax];             // of K in pair order, then of V
   alignas(64) float centre[kHeadDimMax];
   float query_unit[kQueryRowsMax][kGroupsMax];
-  int32_t query_middle[kQueryRowsMax]
-                      [kGroupsMax];  // twice the sum of scaled_query times half a code range
+  float query_middle[kQueryRowsMax];  // sum of queries times the middles of their code ranges
   float centre_score[kQueryRowsMax];
   float weight_sum[kQueryRowsMax];   // sum of quantised weights
   float softmax_sum[kQueryRowsMax];  // sum of exact weights

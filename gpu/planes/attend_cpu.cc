@@ -98,31 +98,27 @@ void QuantiseQuery(int row, int group, int width, AttendBuffers& buffers) {
     hn::Store(hn::DemoteTo(d16, rounded), d16, buffers.scaled_query[row] + begin + i);
     sum = hn::Add(sum, rounded);
   }
-  buffers.query_unit[row][group] = usable ? max / kInt16Max : 0;
-  buffers.query_middle[row][group] =
-      hn::GetLane(hn::SumOfLanes(d32, sum)) * static_cast<int32_t>(2 * HalfAligned(width));
+  const float unit = usable ? max / kInt16Max : 0;
+  buffers.query_unit[row][group] = unit;
+  buffers.query_middle[row] +=
+      unit * HalfAligned(width) * static_cast<float>(hn::GetLane(hn::SumOfLanes(d32, sum)));
 }
 
-// score[row][tokens of the block, from `column` on], a group after the other.
+// score[row][tokens of the block, from `column` on].
 void ScoreBlock(const TensorView& k, int block, int rows, int column, AttendBuffers& buffers) {
   const FloatTag d;
-  const Int32Tag d32;
   KeyPanel(k.pattern, k.planes(block), buffers.panel);
   LoadTokenScales(k, block, buffers);
-  for (int group = 0; group < k.pattern.stored_groups(); ++group) {
-    const auto epilogue = [&](int row, int n, auto sums) {
-      float* score = buffers.score[row] + column + n;
-      const auto centred =
-          hn::Sub(hn::ShiftLeft<1>(sums), hn::Set(d32, buffers.query_middle[row][group]));
-      const auto scaled =
-          hn::Mul(hn::ConvertTo(d, centred), hn::Set(d, 0.5f * buffers.query_unit[row][group]));
-      const auto before = group == 0 ? hn::Set(d, buffers.centre_score[row]) : hn::Load(d, score);
-      hn::Store(hn::MulAdd(scaled, hn::Load(d, buffers.token_scale + n), before), d, score);
-    };
-    Multiply(buffers.scaled_query[0] + group * kGroupChannels, kHeadDimMax, rows,
-             buffers.panel + group * kGroupPairs * kBlockTokens, kGroupPairs, kBlockTokens,
-             epilogue);
-  }
+  const auto epilogue = [&](int row, int n, auto sums) {
+    const auto centred = hn::Sub(sums, hn::Set(d, buffers.query_middle[row]));
+    const auto scale = hn::Load(d, buffers.token_scale + n);
+    const auto centre = hn::Set(d, buffers.centre_score[row]);
+    hn::Store(hn::MulAdd(centred, scale, centre), d, buffers.score[row] + column + n);
+  };
+  const IntegerRows queries{buffers.scaled_query[0],   kHeadDimMax,
+                            buffers.query_unit[0],     kGroupsMax,
+                            k.pattern.stored_groups(), kGroupPairs};
+  Multiply(queries, rows, buffers.panel, kBlockTokens, epilogue);
 }
 
 // One row's weights of a block, times token scales, in units of the largest.
@@ -158,11 +154,11 @@ void AccumulateBlock(const TensorView& v, int block, int rows, int column, Atten
   ValuePanel(v.pattern, v.planes(block), buffers.panel);
   const auto epilogue = [&](int row, int n, auto sums) {
     float* code_sum = buffers.code_sum[row] + n;
-    const auto unit = hn::Set(d, buffers.weight_unit[row]);
-    hn::Store(hn::MulAdd(hn::ConvertTo(d, sums), unit, hn::Load(d, code_sum)), d, code_sum);
+    hn::Store(hn::Add(sums, hn::Load(d, code_sum)), d, code_sum);
   };
-  Multiply(buffers.weight[0], kBlockTokens, rows, buffers.panel, kBlockTokens / 2,
-           v.pattern.stored_groups() * kGroupChannels, epilogue);
+  const IntegerRows weights{buffers.weight[0], kBlockTokens, buffers.weight_unit, 1, 1,
+                            kBlockTokens / 2};
+  Multiply(weights, rows, buffers.panel, v.pattern.stored_groups() * kGroupChannels, epilogue);
 }
 
 // output = factor * output + scale * (code sums less half their range) + centre * softmax sum, over
@@ -202,6 +198,7 @@ void AddPart(const QueryRows& rows, const PartView& part, uint64_t position, int
   LoadTable(part.k, buffers);
   for (int row = 0; row < rows.count; ++row) {
     buffers.centre_score[row] = CentreScore(buffers.query[row], buffers.centre, rows.head_dim);
+    buffers.query_middle[row] = 0;
     for (int group = 0; group < part.k.pattern.stored_groups(); ++group) {
       QuantiseQuery(row, group, part.k.pattern.width[group], buffers);
     }

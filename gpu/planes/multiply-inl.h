@@ -29,51 +29,88 @@ inline int32_t LoadPair(const int16_t* pair) {
   return both;
 }
 
+// Left factor: rows of 16-bit integers, in groups of `group_pairs` pairs, each group with a unit of
+// its own.
+struct IntegerRows {
+  const int16_t* values = nullptr;  // [row][stride]
+  size_t stride = 0;
+  const float* unit = nullptr;  // [row][unit_stride]
+  size_t unit_stride = 0;
+  int groups = 1;
+  int group_pairs = 0;
+
+  IntegerRows From(int row) const {
+    IntegerRows rest = *this;
+    rest.values += static_cast<size_t>(row) * stride;
+    rest.unit += static_cast<size_t>(row) * unit_stride;
+    return rest;
+  }
+};
+
 // Multiply for kRows rows. The loops over rows are unrolled, so that sums stay in registers.
 template <int kRows, class Epilogue>
-void MultiplyRows(const int16_t* a, size_t a_stride, const uint32_t* panel, int pairs, int n_count,
-                  const Epilogue& epilogue) {
+HWY_INLINE void MultiplyRows(const IntegerRows& a, const uint32_t* panel, int n_count,
+                             const Epilogue& epilogue) {
   const hn::CappedTag<int32_t, 16> d;
   const hn::Repartition<int16_t, decltype(d)> d16;
+  const hn::Rebind<float, decltype(d)> df;
+  using Int32 = hn::Vec<decltype(d)>;
+  using Float = hn::Vec<decltype(df)>;
   const int lanes = static_cast<int>(hn::Lanes(d));
   for (int n = 0; n < n_count; n += 2 * lanes) {
-    hn::Vec<decltype(d)> sum0[kRows];
-    hn::Vec<decltype(d)> sum1[kRows];
-    // Second halves of the sums where a target splits them; unused on x86.
-    hn::Vec<decltype(d)> rest0[kRows];
-    hn::Vec<decltype(d)> rest1[kRows];
+    Float total0[kRows];
+    Float total1[kRows];
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) sum0[r] = sum1[r] = rest0[r] = rest1[r] = hn::Zero(d);
+    for (int r = 0; r < kRows; ++r) total0[r] = total1[r] = hn::Zero(df);
     const int32_t* column = reinterpret_cast<const int32_t*>(panel) + n;
+    const int16_t* values = a.values;
+    for (int group = 0; group < a.groups; ++group) {
+      Int32 sum0[kRows];
+      Int32 sum1[kRows];
+      // Second halves of the sums where a target splits them; unused on x86.
+      Int32 rest0[kRows];
+      Int32 rest1[kRows];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sum0[r] = sum1[r] = rest0[r] = rest1[r] = hn::Zero(d);
 #pragma GCC unroll 2
-    for (int pair = 0; pair < pairs; ++pair, column += n_count) {
-      const auto b0 = hn::BitCast(d16, hn::Load(d, column));
-      const auto b1 = hn::BitCast(d16, hn::Load(d, column + lanes));
+      for (int pair = 0; pair < a.group_pairs; ++pair, column += n_count, values += 2) {
+        const auto b0 = hn::BitCast(d16, hn::Load(d, column));
+        const auto b1 = hn::BitCast(d16, hn::Load(d, column + lanes));
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const int32_t both = LoadPair(values + static_cast<size_t>(r) * a.stride);
+          const auto value = hn::BitCast(d16, hn::Set(d, both));
+          sum0[r] = hn::ReorderWidenMulAccumulate(d, value, b0, sum0[r], rest0[r]);
+          sum1[r] = hn::ReorderWidenMulAccumulate(d, value, b1, sum1[r], rest1[r]);
+        }
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const int16_t* source = a + static_cast<size_t>(r) * a_stride + 2 * pair;
-        const auto value = hn::BitCast(d16, hn::Set(d, LoadPair(source)));
-        sum0[r] = hn::ReorderWidenMulAccumulate(d, value, b0, sum0[r], rest0[r]);
-        sum1[r] = hn::ReorderWidenMulAccumulate(d, value, b1, sum1[r], rest1[r]);
+        const auto unit = hn::Set(df, a.unit[static_cast<size_t>(r) * a.unit_stride + group]);
+        const auto whole0 = hn::RearrangeToOddPlusEven(sum0[r], rest0[r]);
+        const auto whole1 = hn::RearrangeToOddPlusEven(sum1[r], rest1[r]);
+        total0[r] = hn::MulAdd(hn::ConvertTo(df, whole0), unit, total0[r]);
+        total1[r] = hn::MulAdd(hn::ConvertTo(df, whole1), unit, total1[r]);
       }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      epilogue(r, n, hn::RearrangeToOddPlusEven(sum0[r], rest0[r]));
-      epilogue(r, n + lanes, hn::RearrangeToOddPlusEven(sum1[r], rest1[r]));
+      epilogue(r, n, total0[r]);
+      epilogue(r, n + lanes, total1[r]);
     }
   }
 }
 
-// sums[row][n] = sum over pairs of a[row][pair] . panel[pair][n], exact, as epilogue(row, n, vector
-// of sums). `a_stride` in values; `n_count` a multiple of 32.
+// For every row and n: the sum over groups of unit times the exact sum of the row's pairs .
+// panel[pair][n], as epilogue(row, n, vector of sums). The panel has all groups' pairs, `n_count`
+// (a multiple of 32) of them a row.
 template <class Epilogue>
-void Multiply(const int16_t* a, size_t a_stride, int rows, const uint32_t* panel, int pairs,
-              int n_count, const Epilogue& epilogue) {
+void Multiply(const IntegerRows& a, int rows, const uint32_t* panel, int n_count,
+              const Epilogue& epilogue) {
   int row = 0;
   const auto tile = [&](auto count) {
     constexpr int kRows = decltype(count)::value;
-    MultiplyRows<kRows>(a + static_cast<size_t>(row) * a_stride, a_stride, panel, pairs, n_count,
+    MultiplyRows<kRows>(a.From(row), panel, n_count,
                         [&](int r, int n, auto sums) { epilogue(row + r, n, sums); });
     row += kRows;
   };

@@ -30,7 +30,7 @@ struct WordGrid {
 
 // `words_per_lane` words of each of 32 lanes at `from` become columns t * words_per_lane + j, t =
 // lane % 4.
-inline void TransposeWords(const std::byte* from, int words_per_lane, uint32_t (*columns)[8]) {
+HWY_INLINE void TransposeWords(const std::byte* from, int words_per_lane, uint32_t (*columns)[8]) {
   const hn::FixedTag<uint32_t, 4> d;
   const hn::Repartition<uint64_t, decltype(d)> d64;
   const auto load = [&](int g, int column) {
@@ -58,7 +58,7 @@ inline void TransposeWords(const std::byte* from, int words_per_lane, uint32_t (
 }
 
 template <int kRight, class V>
-V ShiftBits(V v) {
+HWY_INLINE V ShiftBits(V v) {
   if constexpr (kRight > 0) {
     return hn::ShiftRight<kRight>(v);
   } else if constexpr (kRight < 0) {
@@ -71,7 +71,7 @@ V ShiftBits(V v) {
 // Field (x, s) of a byte from the words of one lane column: words[j] points to eight values of g.
 // Stores two rows of eight pairs: bytes 0 and 2 to `even`, bytes 1 and 3 to `odd`.
 template <int kWidth, int kX, int kS>
-void ExpandField(const uint32_t* const* words, uint32_t* even, uint32_t* odd) {
+HWY_INLINE void ExpandField(const uint32_t* const* words, uint32_t* even, uint32_t* odd) {
   const hn::CappedTag<uint32_t, 8> d;
   constexpr uint32_t kByteMask = ((1u << kWidth) - 1) << (4 - kWidth);
   const auto mask = hn::Set(d, kByteMask * 0x00010001u);
@@ -97,7 +97,8 @@ void ExpandField(const uint32_t* const* words, uint32_t* even, uint32_t* odd) {
 // All eight fields of one lane column. `target(x, s)` gives the even row's place for eight pairs;
 // the odd row lies `odd_distance` further.
 template <int kWidth, class Target>
-void ExpandColumn(const uint32_t* const* words, const Target& target, size_t odd_distance) {
+HWY_INLINE void ExpandColumn(const uint32_t* const* words, const Target& target,
+                             size_t odd_distance) {
   const auto expand = [&](auto x, auto s) {
     uint32_t* even = target(decltype(x)::value, decltype(s)::value);
     ExpandField<kWidth, decltype(x)::value, decltype(s)::value>(words, even, even + odd_distance);
