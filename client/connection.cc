@@ -30,7 +30,7 @@ grpc::ChannelArguments Arguments() {
 }  // namespace
 
 Connection::Connection(const std::string& target,
-                       std::shared_ptr<grpc::ChannelCredentials> credentials,
+                       const std::shared_ptr<grpc::ChannelCredentials>& credentials,
                        absl::string_view token)
     : channel_(grpc::CreateCustomChannel(
           target, credentials != nullptr ? credentials : grpc::InsecureChannelCredentials(),

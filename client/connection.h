@@ -20,8 +20,8 @@ namespace kvdepot {
 class Connection {
  public:
   // Does not connect yet: the first call does. Null credentials: plain.
-  Connection(const std::string& target, std::shared_ptr<grpc::ChannelCredentials> credentials,
-             absl::string_view token);
+  Connection(const std::string& target,
+             const std::shared_ptr<grpc::ChannelCredentials>& credentials, absl::string_view token);
 
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
 

@@ -113,12 +113,15 @@ void CpuAttention::Run(const Part& part, int thread) {
   const int per_head = item.shape.queries_per_kv_head();
 
   alignas(64) float q[kQueryRowsMax * kHeadDimMax];
-  uint64_t begin[kQueryRowsMax];
-  uint64_t end[kQueryRowsMax];
+  uint64_t begin[kQueryRowsMax] = {};
+  uint64_t end[kQueryRowsMax] = {};
   for (int r = 0; r < group.rows; ++r) {
     const int query = (group.first_row + r) / per_head;
     const int head = group.kv_head * per_head + (group.first_row + r) % per_head;
-    const size_t source = static_cast<size_t>((query * item.shape.query_heads + head) * head_dim);
+    const size_t source =
+        (static_cast<size_t>(query) * static_cast<size_t>(item.shape.query_heads) +
+         static_cast<size_t>(head)) *
+        static_cast<size_t>(head_dim);
     for (int c = 0; c < head_dim; ++c) {
       q[r * head_dim + c] =
           LoadValue(item.q, item.dtype, source + static_cast<size_t>(c)) * item.scale;

@@ -33,6 +33,13 @@ constexpr char kServiceName[] = "kvdepot.v1.KvDepotService";
 // After the engine has drained only idle streams are open, and nothing is lost with them.
 constexpr absl::Duration kIdleStreamGrace = absl::Milliseconds(500);
 
+// Keeps the library up until the process ends: when its last user goes, gRPC takes its pollers
+// down, and that sometimes waits for a poll of ten seconds to run out.
+void HoldGrpcLibrary() {
+  static const bool kHeld = (grpc_init(), true);
+  (void)kHeld;
+}
+
 uint64_t RandomEpoch() {
   std::random_device random;
   return (static_cast<uint64_t>(random()) << 32) | random();
@@ -114,6 +121,7 @@ absl::Status Server::StartPages() {
 }
 
 absl::Status Server::Listen() {
+  HoldGrpcLibrary();
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;

@@ -96,6 +96,7 @@ class BenchClient {
   absl::Status Append() {
     const uint64_t token_count = plan_.shape.token_count;
     std::vector<LayerTokens> layers;
+    layers.reserve(static_cast<size_t>(plan_.layers));
     for (int layer = 0; layer < plan_.layers; ++layer) {
       layers.push_back({static_cast<uint32_t>(layer), 0, token_count, data_.k, data_.v, {}});
     }
@@ -111,7 +112,7 @@ class BenchClient {
     for (int round = 0; round < plan_.rounds; ++round) {
       request.set_layer(round % plan_.layers);
       const absl::Time start = absl::Now();
-      const absl::Status status = client_->Attend(request, Deadline()).status();
+      absl::Status status = client_->Attend(request, Deadline()).status();
       if (!status.ok()) return status;
       latencies_.push_back(absl::Now() - start);
     }
@@ -120,8 +121,9 @@ class BenchClient {
 
   absl::Status Refresh() {
     absl::StatusOr<v1::Session> session = client_->GetSession(session_.id(), Deadline());
-    if (session.ok()) session_ = *std::move(session);
-    return session.status();
+    if (!session.ok()) return session.status();
+    session_ = *std::move(session);
+    return absl::OkStatus();
   }
 
   absl::Status Delete() {

@@ -14,7 +14,7 @@ absl::Status RunDelete(const Arguments& arguments) {
   if (!client.ok()) return client.status();
   const absl::StatusOr<v1::Session> session = FindSession(**client, arguments[0]);
   if (!session.ok()) return session.status();
-  const absl::Status status = (*client)->DeleteSession(session->id(), Deadline());
+  absl::Status status = (*client)->DeleteSession(session->id(), Deadline());
   if (!status.ok()) return status;
   if (WantsJson()) {
     PrintJson(*session);  // What it was.

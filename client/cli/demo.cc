@@ -212,7 +212,7 @@ absl::Status RunDemo(const Arguments&) {
     }
   }
   if (!absl::GetFlag(FLAGS_keep)) {
-    const absl::Status deleted = (*client)->DeleteSession(session->id(), Deadline());
+    absl::Status deleted = (*client)->DeleteSession(session->id(), Deadline());
     if (result.ok() && !deleted.ok()) return deleted;
   }
   if (!result.ok()) return result.status();

@@ -19,7 +19,7 @@ constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
 
 const std::vector<Command>& Commands() {
-  static const auto* const commands = new std::vector<Command>{
+  static const auto* const kCommands = new std::vector<Command>{
       {"info", {}, "What the daemon is: version, device, memory, limits.", &RunInfo},
       {"sessions", {}, "Lists the sessions of the tenant.", &RunSessions},
       {"show", {"SESSION"}, "State of one session, by name or id.", &RunShow},
@@ -29,7 +29,7 @@ const std::vector<Command>& Commands() {
       {"doctor", {}, "Checks the daemon step by step and says what to do.", &RunDoctor},
       {"demo", {}, "Compresses a real model's KV and compares with exact attention.", &RunDemo},
   };
-  return *commands;
+  return *kCommands;
 }
 
 int Fail(const absl::Status& status) {

@@ -58,6 +58,6 @@ std::string EnumText(v1::Profile profile) {
   return WithoutPrefix("PROFILE_", v1::Profile_Name(profile));
 }
 std::string EnumText(v1::Codec codec) { return WithoutPrefix("CODEC_", v1::Codec_Name(codec)); }
-std::string EnumText(v1::DType dtype) { return WithoutPrefix("DTYPE_", v1::DType_Name(dtype)); }
+std::string EnumText(v1::Dtype dtype) { return WithoutPrefix("DTYPE_", v1::Dtype_Name(dtype)); }
 
 }  // namespace kvdepot::cli

@@ -23,7 +23,7 @@ std::string CountText(uint64_t count);
 // "compact" for PROFILE_COMPACT: an enumeration's value without its common prefix, in lower case.
 std::string EnumText(v1::Profile profile);
 std::string EnumText(v1::Codec codec);
-std::string EnumText(v1::DType dtype);
+std::string EnumText(v1::Dtype dtype);
 
 }  // namespace kvdepot::cli
 

@@ -91,7 +91,7 @@ bool TokenRms(const TensorBlocks& source, const Channels& channels, float* rms) 
   const FloatTag d;
   const size_t lanes = hn::Lanes(d);
   const size_t head_dim = static_cast<size_t>(source.head_dim);
-  HWY_ALIGN float squares[kHeadDimMax];
+  HWY_ALIGN float squares[kHeadDimMax] = {};
   for (size_t t = 0; t < source.blocks.size() * kBlockTokens; ++t) {
     const std::byte* values = source.blocks[t / kBlockTokens] + source.offset;
     for (size_t c = 0; c < head_dim; c += lanes) {
@@ -179,7 +179,7 @@ bool Encode(const TensorBlocks& source, const TensorLayout& layout, const Tensor
   Channels channels;
   uint16_t centre_fp16[kHeadDimMax];
   uint16_t stored_fp16[kHeadDimMax];
-  float rms[kSegmentTokensMax];
+  float rms[kSegmentTokensMax] = {};
   float token_scale[kSegmentTokensMax];
   uint8_t scale_code[kSegmentTokensMax];
 

@@ -56,6 +56,10 @@ KVDEPOT_HOST_DEVICE constexpr size_t KWordOffset(int width, int lane, int f) {
   return f < 4 * (width / 2) ? static_cast<size_t>(512 * (f / 4) + 16 * lane + 4 * (f % 4))
                              : static_cast<size_t>(512 * (width / 2) + 8 * lane + 4 * (f % 2));
 }
+// Words of a lane that lie together in a V tile; the third word of width 3 lies in a chunk of its
+// own.
+KVDEPOT_HOST_DEVICE constexpr int ValueFirstWords(int width) { return width == 3 ? 2 : width; }
+
 // Byte offset of word j of a lane inside V tile `tile` (0 or 1) of a V group.
 KVDEPOT_HOST_DEVICE constexpr size_t VWordOffset(int width, int tile, int lane, int j) {
   const size_t base = 128 * static_cast<size_t>(width) * static_cast<size_t>(tile);

@@ -71,7 +71,7 @@ void PackKeyPlace(int width, int place, const uint8_t* tokens, std::byte* group)
   for (int x = 0; x < 4; ++x) {
     for (int s = 0; s < 2; ++s) field[x][s] = LoadOctet(tokens + 16 * x + 8 * s);
   }
-  Octet words[4];
+  Octet words[4] = {};
   PackFields(width, field, words);
   const KeyByte byte(place);
   for (int j = 0; j < width; ++j) {
@@ -82,7 +82,7 @@ void PackKeyPlace(int width, int place, const uint8_t* tokens, std::byte* group)
 
 void UnpackKeyPlace(int width, int place, const std::byte* group, uint8_t* tokens) {
   const KeyByte byte(place);
-  Octet words[4];
+  Octet words[4] = {};
   for (int j = 0; j < width; ++j) {
     words[j] = 0;
     for (int g = 0; g < 8; ++g)
@@ -110,7 +110,7 @@ void PackValuePair(int width, int tile, int g, const uint8_t* low, const uint8_t
       field[x][0] = LoadOctet(low + 16 * x + 8 * half);
       field[x][1] = LoadOctet(high + 16 * x + 8 * half);
     }
-    Octet words[4];
+    Octet words[4] = {};
     PackFields(width, field, words);
     for (int j = 0; j < width; ++j) {
       for (int o = 0; o < 8; ++o) {
@@ -126,7 +126,7 @@ void PackValuePair(int width, int tile, int g, const uint8_t* low, const uint8_t
 void UnpackValuePair(int width, int tile, int g, const std::byte* group, uint8_t* low,
                      uint8_t* high) {
   for (int half = 0; half < 2; ++half) {
-    Octet words[4];
+    Octet words[4] = {};
     for (int j = 0; j < width; ++j) {
       words[j] = 0;
       for (int o = 0; o < 8; ++o) {

@@ -146,7 +146,7 @@ void KeyGroupPanel(const std::byte* group, uint32_t* panel) {
 // `panel`.
 template <int kWidth>
 void ValueTilePanel(const std::byte* tile, size_t stride, uint32_t* panel) {
-  constexpr int kFirstWords = kWidth == 3 ? 2 : kWidth;  // words a lane in the first chunk
+  constexpr int kFirstWords = ValueFirstWords(kWidth);
   WordGrid grid;
   TransposeWords(tile, kFirstWords, grid.words);
   if constexpr (kWidth == 3) TransposeWords(tile + 256, 1, grid.words + 8);

@@ -83,14 +83,15 @@ template <DType kDType>
 void AttendTile(const QueryRows& rows, const std::byte* k, const std::byte* v, uint64_t position,
                 int tokens, const RowResults& results) {
   const int head_dim = rows.head_dim;
-  const size_t row_bytes = static_cast<size_t>(head_dim) * DTypeBytes(kDType);
+  const size_t dim = static_cast<size_t>(head_dim);
+  const size_t row_bytes = dim * DTypeBytes(kDType);
   HWY_ALIGN float strip[kStripTokens * kHeadDimMax];
   HWY_ALIGN float scores[kQueryRowsMax][kTileTokens];
 
   for (int t = 0; t < tokens; t += kStripTokens) {
     const int count = std::min(kStripTokens, tokens - t);
-    ConvertToFloat<kDType>(k + static_cast<size_t>(t) * row_bytes,
-                           static_cast<size_t>(count * head_dim), strip);
+    ConvertToFloat<kDType>(k + static_cast<size_t>(t) * row_bytes, static_cast<size_t>(count) * dim,
+                           strip);
     for (int r = 0; r < rows.count; ++r)
       DotStrip(rows.q + r * head_dim, strip, count, head_dim, scores[r] + t);
   }
@@ -104,8 +105,8 @@ void AttendTile(const QueryRows& rows, const std::byte* k, const std::byte* v, u
   }
   for (int t = 0; t < tokens; t += kStripTokens) {
     const int count = std::min(kStripTokens, tokens - t);
-    ConvertToFloat<kDType>(v + static_cast<size_t>(t) * row_bytes,
-                           static_cast<size_t>(count * head_dim), strip);
+    ConvertToFloat<kDType>(v + static_cast<size_t>(t) * row_bytes, static_cast<size_t>(count) * dim,
+                           strip);
     for (int r = 0; r < rows.count; ++r) {
       AccumulateStrip(scores[r] + t, strip, count, head_dim, results.output + r * head_dim);
     }

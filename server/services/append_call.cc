@@ -11,13 +11,18 @@
 namespace kvdepot {
 
 AppendCall::AppendCall(const ServiceContext& context, grpc::CallbackServerContext* rpc,
-                       v1::AppendResponse* response)
+                       grpc::ByteBuffer* response)
     : call_(context, RpcMethod::kAppend, rpc), response_(response) {
   if (call_.admission().ok()) {
-    StartRead(messages_.spare());
+    StartRead(&received_);
   } else {
     End(call_.admission());
   }
+}
+
+void AppendCall::OnReadDone(bool ok) {
+  if (ok) messages_.spare()->Parse(&received_);
+  Act(messages_.Received(ok));
 }
 
 void AppendCall::Act(Messages::Next next) {
@@ -25,14 +30,16 @@ void AppendCall::Act(Messages::Next next) {
     case Messages::Next::kWait:
       return;
     case Messages::Next::kWork:
-      StartRead(messages_.spare());
+      StartRead(&received_);
       return StoreChunk(messages_.current());
     case Messages::Next::kEnd:
       return FinishAddition();
   }
 }
 
-void AppendCall::StoreChunk(const v1::AppendRequest& request) {
+void AppendCall::StoreChunk(const WireMessage<v1::AppendRequest>& received) {
+  if (!received.status.ok()) return End(received.status);
+  const v1::AppendRequest& request = received.message;
   absl::StatusOr<TokenChunk> chunk = ToTokenChunk(request, call_.context().options.engine);
   if (!chunk.ok()) return End(chunk.status());
   if (addition_ == nullptr) {
@@ -41,7 +48,7 @@ void AppendCall::StoreChunk(const v1::AppendRequest& request) {
     return End(
         FieldError("session_id", "set again", "empty, like generation, after the first message"));
   }
-  addition_->Append(*std::move(chunk), [this](absl::StatusOr<LayerState> state) {
+  addition_->Append(*std::move(chunk), [this](const absl::StatusOr<LayerState>& state) {
     if (!state.ok()) return End(state.status());
     Act(messages_.Worked());
   });
@@ -63,11 +70,13 @@ void AppendCall::FinishAddition() {
     return End(FieldError("chunk", "no message", "in at least one message"));
   addition_->Finish([this](absl::StatusOr<std::vector<std::pair<int, LayerState>>> layers) {
     if (!layers.ok()) return End(layers.status());
+    v1::AppendResponse response;
     for (const auto& [layer, state] : *layers) {
-      v1::AppendedLayer* appended = response_->add_layers();
+      v1::AppendedLayer* appended = response.add_layers();
       appended->set_layer(static_cast<uint32_t>(layer));
       *appended->mutable_state() = ToProto(state);
     }
+    SerializeMessage(response, response_);
     End(absl::OkStatus());
   });
 }

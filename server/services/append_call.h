@@ -3,6 +3,7 @@
 #define KVDEPOT_SERVER_SERVICES_APPEND_CALL_H_
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
@@ -12,29 +13,31 @@
 #include "server/engine.h"
 #include "server/services/read_ahead.h"
 #include "server/services/rpc_call.h"
+#include "server/services/wire_message.h"
 
 namespace kvdepot {
 
 // Deletes itself when gRPC is done with the call.
-class AppendCall final : public grpc::ServerReadReactor<v1::AppendRequest> {
+class AppendCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
  public:
   AppendCall(const ServiceContext& context, grpc::CallbackServerContext* rpc,
-             v1::AppendResponse* response);
+             grpc::ByteBuffer* response);
 
  private:
-  using Messages = ReadAhead<v1::AppendRequest>;
+  using Messages = ReadAhead<WireMessage<v1::AppendRequest>>;
 
-  void OnReadDone(bool ok) override { Act(messages_.Received(ok)); }
+  void OnReadDone(bool ok) override;
   void OnDone() override { delete this; }
 
   void Act(Messages::Next next);
-  void StoreChunk(const v1::AppendRequest& request);
+  void StoreChunk(const WireMessage<v1::AppendRequest>& received);
   absl::Status Begin(const v1::AppendRequest& first);
   void FinishAddition();
   void End(const absl::Status& status);
 
   RpcCall call_;
-  v1::AppendResponse* const response_;
+  grpc::ByteBuffer* const response_;
+  grpc::ByteBuffer received_;
   Messages messages_;
   // From the first message on. Touched by one step at a time, like the rest of the call.
   std::unique_ptr<Engine::Addition> addition_;

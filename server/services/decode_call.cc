@@ -10,10 +10,15 @@ namespace kvdepot {
 DecodeCall::DecodeCall(const ServiceContext& context, grpc::CallbackServerContext* rpc)
     : call_(context, RpcMethod::kDecode, rpc) {
   if (call_.admission().ok()) {
-    StartRead(messages_.spare());
+    StartRead(&received_);
   } else {
     End(call_.admission());
   }
+}
+
+void DecodeCall::OnReadDone(bool ok) {
+  if (ok) messages_.spare()->Parse(&received_);
+  Act(messages_.Received(ok));
 }
 
 void DecodeCall::Act(Messages::Next next) {
@@ -21,14 +26,16 @@ void DecodeCall::Act(Messages::Next next) {
     case Messages::Next::kWait:
       return;
     case Messages::Next::kWork:
-      StartRead(messages_.spare());
+      StartRead(&received_);
       return Step(messages_.current());
     case Messages::Next::kEnd:
       return End(call_.cancelled() ? absl::CancelledError("the client left") : absl::OkStatus());
   }
 }
 
-void DecodeCall::Step(const v1::DecodeRequest& request) {
+void DecodeCall::Step(const WireMessage<v1::DecodeRequest>& received) {
+  if (!received.status.ok()) return End(received.status);
+  const v1::DecodeRequest& request = received.message;
   const Options& options = call_.context().options;
   const absl::StatusOr<int> layer = ToLayer("layer", request.layer(), options.engine);
   if (!layer.ok()) return End(layer.status());
@@ -42,8 +49,9 @@ void DecodeCall::Step(const v1::DecodeRequest& request) {
 }
 
 void DecodeCall::Answer(std::vector<AttendResult> results) {
-  response_.clear_items();
-  for (AttendResult& result : results) ToProto(std::move(result), response_.add_items());
+  v1::DecodeResponse response;
+  for (AttendResult& result : results) ToProto(std::move(result), response.add_items());
+  SerializeMessage(response, &response_);
   StartWrite(&response_);
 }
 

@@ -3,6 +3,7 @@
 #define KVDEPOT_SERVER_SERVICES_DECODE_CALL_H_
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <vector>
@@ -11,30 +12,32 @@
 #include "kvdepot/v1/kv_depot_service.pb.h"
 #include "server/services/read_ahead.h"
 #include "server/services/rpc_call.h"
+#include "server/services/wire_message.h"
 
 namespace kvdepot {
 
 // Deletes itself when gRPC is done with the call.
-class DecodeCall final : public grpc::ServerBidiReactor<v1::DecodeRequest, v1::DecodeResponse> {
+class DecodeCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   DecodeCall(const ServiceContext& context, grpc::CallbackServerContext* rpc);
 
  private:
-  using Messages = ReadAhead<v1::DecodeRequest>;
+  using Messages = ReadAhead<WireMessage<v1::DecodeRequest>>;
 
-  void OnReadDone(bool ok) override { Act(messages_.Received(ok)); }
+  void OnReadDone(bool ok) override;
   // A message is dealt with once its answer is out, so one answer buffer is enough.
   void OnWriteDone(bool ok) override;
   void OnDone() override { delete this; }
 
   void Act(Messages::Next next);
-  void Step(const v1::DecodeRequest& request);
+  void Step(const WireMessage<v1::DecodeRequest>& received);
   void Answer(std::vector<AttendResult> results);
   void End(const absl::Status& status);
 
   RpcCall call_;
   Messages messages_;
-  v1::DecodeResponse response_;
+  grpc::ByteBuffer received_;
+  grpc::ByteBuffer response_;
 };
 
 }  // namespace kvdepot

@@ -201,12 +201,12 @@ grpc::ServerUnaryReactor* KvDepotService::Attend(grpc::CallbackServerContext* rp
   });
 }
 
-grpc::ServerReadReactor<v1::AppendRequest>* KvDepotService::Append(grpc::CallbackServerContext* rpc,
-                                                                   v1::AppendResponse* response) {
+grpc::ServerReadReactor<grpc::ByteBuffer>* KvDepotService::Append(grpc::CallbackServerContext* rpc,
+                                                                  grpc::ByteBuffer* response) {
   return new AppendCall(context_, rpc, response);
 }
 
-grpc::ServerBidiReactor<v1::DecodeRequest, v1::DecodeResponse>* KvDepotService::Decode(
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* KvDepotService::Decode(
     grpc::CallbackServerContext* rpc) {
   return new DecodeCall(context_, rpc);
 }

@@ -4,6 +4,7 @@
 #define KVDEPOT_SERVER_SERVICES_KV_DEPOT_SERVICE_H_
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include "kvdepot/v1/kv_depot_service.grpc.pb.h"
@@ -11,7 +12,22 @@
 
 namespace kvdepot {
 
-class KvDepotService final : public v1::KvDepotService::CallbackService {
+// The generated CallbackService, but for streams from the client, which are raw (wire_message.h
+// says why).
+// clang-format off
+using Rpcs = v1::KvDepotService;
+using KvDepotCallbackService =
+    Rpcs::WithRawCallbackMethod_Append<Rpcs::WithRawCallbackMethod_Decode<
+    Rpcs::WithCallbackMethod_GetServerInfo<Rpcs::WithCallbackMethod_CreateSession<
+    Rpcs::WithCallbackMethod_GetSession<Rpcs::WithCallbackMethod_ListSessions<
+    Rpcs::WithCallbackMethod_DeleteSession<Rpcs::WithCallbackMethod_TruncateSession<
+    Rpcs::WithCallbackMethod_SealSession<Rpcs::WithCallbackMethod_TouchSession<
+    Rpcs::WithCallbackMethod_PutCalibration<Rpcs::WithCallbackMethod_ListCalibrations<
+    Rpcs::WithCallbackMethod_Attend<Rpcs::WithCallbackMethod_Fetch<
+    Rpcs::Service>>>>>>>>>>>>>>;
+// clang-format on
+
+class KvDepotService final : public KvDepotCallbackService {
  public:
   // `context` outlives the service.
   explicit KvDepotService(const ServiceContext& context) : context_(context) {}
@@ -49,9 +65,9 @@ class KvDepotService final : public v1::KvDepotService::CallbackService {
   grpc::ServerUnaryReactor* Attend(grpc::CallbackServerContext* rpc,
                                    const v1::AttendRequest* request,
                                    v1::AttendResponse* response) override;
-  grpc::ServerReadReactor<v1::AppendRequest>* Append(grpc::CallbackServerContext* rpc,
-                                                     v1::AppendResponse* response) override;
-  grpc::ServerBidiReactor<v1::DecodeRequest, v1::DecodeResponse>* Decode(
+  grpc::ServerReadReactor<grpc::ByteBuffer>* Append(grpc::CallbackServerContext* rpc,
+                                                    grpc::ByteBuffer* response) override;
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Decode(
       grpc::CallbackServerContext* rpc) override;
   grpc::ServerWriteReactor<v1::FetchResponse>* Fetch(grpc::CallbackServerContext* rpc,
                                                      const v1::FetchRequest* request) override;

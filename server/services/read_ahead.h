@@ -15,7 +15,7 @@ class ReadAhead {
  public:
   enum class Next {
     kWait,  // Nothing to do now: another call follows.
-    kWork,  // Read into spare(), then work on current().
+    kWork,  // Read on, then work on current().
     kEnd,   // All messages have been worked on and no more will come. Returned once.
   };
 
@@ -38,7 +38,7 @@ class ReadAhead {
     stopped_ = true;
   }
 
-  // For StartRead, first and after each kWork.
+  // Where the message that is being received goes.
   Message* spare() { return &buffers_[1 - current_]; }
   // After kWork, until Worked.
   const Message& current() const { return buffers_[current_]; }

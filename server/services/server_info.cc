@@ -33,7 +33,7 @@ void FillServerInfo(const ServiceContext& context, const std::string& tenant,
   response->set_backend(context.build.backend);
   response->set_device(context.build.device);
   for (const v1::Codec codec : {v1::CODEC_RAW, v1::CODEC_PLANES}) response->add_codecs(codec);
-  for (const v1::DType dtype : {v1::DTYPE_BF16, v1::DTYPE_FP16, v1::DTYPE_FP32}) {
+  for (const v1::Dtype dtype : {v1::DTYPE_BF16, v1::DTYPE_FP16, v1::DTYPE_FP32}) {
     response->add_dtypes(dtype);
   }
   response->set_format_version(kFormatVersion);

@@ -167,7 +167,7 @@ absl::Status ReadQuerySecondMoments(const v1::CreateSessionRequest& request, Ses
   return absl::OkStatus();
 }
 
-v1::DType ToProto(DType dtype) {
+v1::Dtype ToProto(DType dtype) {
   switch (dtype) {
     case DType::kBf16:
       return v1::DTYPE_BF16;
@@ -271,7 +271,7 @@ absl::Status CheckSessionId(absl::string_view session_id) {
   return CheckText("session_id", session_id, 1, kSessionIdBytesMax);
 }
 
-absl::StatusOr<DType> ToDType(v1::DType dtype) {
+absl::StatusOr<DType> ToDType(v1::Dtype dtype) {
   switch (dtype) {
     case v1::DTYPE_BF16:
       return DType::kBf16;

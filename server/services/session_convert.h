@@ -26,7 +26,7 @@ absl::Status CheckGetSession(const v1::GetSessionRequest& request, const EngineO
 absl::Status CheckSessionId(absl::string_view session_id);
 
 // UNSPECIFIED and unknown numbers are errors.
-absl::StatusOr<DType> ToDType(v1::DType dtype);
+absl::StatusOr<DType> ToDType(v1::Dtype dtype);
 
 // How many sessions a page holds, and the name that the page follows.
 struct ListRange {

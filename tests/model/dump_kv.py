@@ -77,12 +77,13 @@ def main() -> None:
     parser.add_argument(
         "--dump", required=True, nargs=2, action="append", metavar=("TOKENS", "FILE")
     )
+    parser.add_argument("--device", default="cpu", help="cuda rounds a little differently")
     args = parser.parse_args()
     layers = [int(layer) for layer in args.layers.split(",")]
 
     longest = max(int(tokens) for tokens, _ in args.dump)
     tokens = qwen.tokens_of(texts.DUMP, longest + QUERIES)
-    model = qwen.load(max(layers) + 1)
+    model = qwen.load(max(layers) + 1, args.device)
     unfinished = [Dump(model.config, layers, int(tokens), Path(path)) for tokens, path in args.dump]
 
     def observe(seen: qwen.Seen) -> None:

@@ -51,7 +51,7 @@ def tokens_of(text: Text, count: int) -> torch.Tensor:
     return ids[:, :count]
 
 
-def load(layers: int | None = None):
+def load(layers: int | None = None, device: str = "cpu"):
     """The model without its output head, or only its first `layers` layers."""
     model = AutoModelForCausalLM.from_pretrained(
         MODEL_DIR, gguf_file=GGUF_NAME, dtype=torch.float32
@@ -59,7 +59,7 @@ def load(layers: int | None = None):
     if layers is not None:
         model.layers = model.layers[:layers]
         model.config.num_hidden_layers = layers
-    return model.eval()
+    return model.eval().to(device)
 
 
 def _observe_attention(observer: Observer) -> str:
@@ -91,7 +91,7 @@ def run(model, tokens: torch.Tensor, observer: Observer) -> Iterator[int]:
     total = tokens.shape[1]
     start = time.monotonic()
     for position in range(0, total, CHUNK):
-        chunk = tokens[:, position : position + CHUNK]
+        chunk = tokens[:, position : position + CHUNK].to(model.device)
         model(input_ids=chunk, past_key_values=cache, use_cache=True)
         done = position + chunk.shape[1]
         print(f"  {done}/{total} tokens, {time.monotonic() - start:.0f} s", flush=True)

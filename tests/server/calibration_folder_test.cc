@@ -1,12 +1,12 @@
 #include "server/calibration_folder.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "kvdepot/v1/calibration.pb.h"
 
@@ -34,7 +34,7 @@ class CalibrationFolderTest : public testing::Test {
     std::string pattern = "/tmp/kvdepot-calibrations-XXXXXX";
     folder_ = mkdtemp(pattern.data());
   }
-  void TearDown() override { std::system(absl::StrCat("rm -r ", folder_).c_str()); }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
 
   void Write(const std::string& name, const std::string& content) {
     std::ofstream(folder_ + "/" + name, std::ios::binary) << content;

@@ -6,10 +6,10 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
-#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 
 namespace kvdepot {
@@ -21,7 +21,7 @@ class UnixSocketTest : public testing::Test {
     std::string pattern = "/tmp/kvdepot-socket-XXXXXX";
     folder_ = mkdtemp(pattern.data());
   }
-  void TearDown() override { std::system(absl::StrCat("rm -r ", folder_).c_str()); }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
 
   // A bound and listening socket.
   static int Listen(const std::string& path) {

@@ -318,7 +318,7 @@ TEST_F(ServiceTest, StoresAndListsCalibrations) {
 }
 
 TEST(ServiceOptions, FetchComesInPieces) {
-  TestDaemon daemon([](Options& options) {
+  TestDaemon daemon([](Options& options, const std::string&) {
     options.engine.fetch_bytes_max = 8 * 2 * kRowValues * sizeof(float);
   });
   const v1::Session session = daemon.CreateSession("chat");

@@ -106,7 +106,7 @@ TEST(ToSessionSpec, AcceptsTheEdgesOfShapes) {
 
 TEST(ToSessionSpec, ChecksEnums) {
   ExpectRefused("dtype", [](auto& r) { r.clear_dtype(); });
-  ExpectRefused("dtype", [](auto& r) { r.set_dtype(static_cast<v1::DType>(9)); });
+  ExpectRefused("dtype", [](auto& r) { r.set_dtype(static_cast<v1::Dtype>(9)); });
   ExpectRefused("codec", [](auto& r) { r.set_codec(static_cast<v1::Codec>(9)); });
   ExpectRefused("profile", [](auto& r) { r.set_profile(static_cast<v1::Profile>(9)); });
 }

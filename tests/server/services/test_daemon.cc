@@ -66,7 +66,7 @@ TestDaemon::TestDaemon(const Change& change) {
   options.threads = 1;
   options.log_level = "error";
   options.memory_budget.bytes = 64 << 20;
-  change(options);
+  change(options, folder_);
   auto server = Server::Start(options);
   EXPECT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);
@@ -84,8 +84,7 @@ TestDaemon::~TestDaemon() {
   std::filesystem::remove_all(folder_);
 }
 
-v1::Session TestDaemon::CreateSession(const std::string& name, v1::Codec codec,
-                                      const std::string& token) {
+v1::Session TestDaemon::CreateSession(const std::string& name, v1::Codec codec) {
   v1::CreateSessionRequest request;
   request.set_name(name);
   for (int i = 0; i < kLayers; ++i) {
@@ -97,26 +96,26 @@ v1::Session TestDaemon::CreateSession(const std::string& name, v1::Codec codec,
   request.set_dtype(v1::DTYPE_FP32);
   request.set_codec(codec);
   v1::CreateSessionResponse response;
-  Context context(token);
+  Context context(token_);
   const grpc::Status status = stub_->CreateSession(context.get(), request, &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
   return response.session();
 }
 
-v1::Session TestDaemon::GetSession(const std::string& id, const std::string& token) {
+v1::Session TestDaemon::GetSession(const std::string& id) {
   v1::GetSessionRequest request;
   request.set_session_id(id);
   v1::GetSessionResponse response;
-  Context context(token);
+  Context context(token_);
   const grpc::Status status = stub_->GetSession(context.get(), request, &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
   return response.session();
 }
 
 grpc::Status TestDaemon::Append(const std::vector<v1::AppendRequest>& requests,
-                                v1::AppendResponse* response, const std::string& token) {
+                                v1::AppendResponse* response) {
   v1::AppendResponse ignored;
-  Context context(token);
+  Context context(token_);
   const auto writer = stub_->Append(context.get(), response != nullptr ? response : &ignored);
   for (const v1::AppendRequest& request : requests) {
     if (!writer->Write(request)) break;
@@ -138,17 +137,15 @@ grpc::Status TestDaemon::AppendTokens(const v1::Session& session, int position, 
   return Append(requests);
 }
 
-grpc::Status TestDaemon::Attend(const v1::AttendRequest& request, v1::AttendResponse* response,
-                                const std::string& token) {
+grpc::Status TestDaemon::Attend(const v1::AttendRequest& request, v1::AttendResponse* response) {
   v1::AttendResponse ignored;
-  Context context(token);
+  Context context(token_);
   return stub_->Attend(context.get(), request, response != nullptr ? response : &ignored);
 }
 
 grpc::Status TestDaemon::Decode(const std::vector<v1::DecodeRequest>& requests,
-                                std::vector<v1::DecodeResponse>* responses,
-                                const std::string& token) {
-  Context context(token);
+                                std::vector<v1::DecodeResponse>* responses) {
+  Context context(token_);
   const auto stream = stub_->Decode(context.get());
   for (const v1::DecodeRequest& request : requests) {
     v1::DecodeResponse response;
@@ -160,8 +157,8 @@ grpc::Status TestDaemon::Decode(const std::vector<v1::DecodeRequest>& requests,
 }
 
 grpc::Status TestDaemon::Fetch(const v1::FetchRequest& request, v1::TokenChunk* tokens,
-                               int* chunk_count, const std::string& token) {
-  Context context(token);
+                               int* chunk_count) {
+  Context context(token_);
   const auto reader = stub_->Fetch(context.get(), request);
   v1::FetchResponse response;
   int chunks = 0;

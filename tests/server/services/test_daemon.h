@@ -47,37 +47,38 @@ class Context {
 
 class TestDaemon {
  public:
-  using Change = std::function<void(Options&)>;
+  // `folder` is the daemon's own and goes with it.
+  using Change = std::function<void(Options& options, const std::string& folder)>;
 
-  explicit TestDaemon(const Change& change = [](Options&) {});
+  explicit TestDaemon(const Change& change = [](Options&, const std::string&) {});
   ~TestDaemon();
 
   v1::KvDepotService::Stub& stub() { return *stub_; }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
-  Server& server() { return *server_; }
-  const std::string& folder() const { return folder_; }
 
-  // With codec `codec`; fails the test where it fails.
-  v1::Session CreateSession(const std::string& name, v1::Codec codec = v1::CODEC_RAW,
-                            const std::string& token = "");
-  v1::Session GetSession(const std::string& id, const std::string& token = "");
+  // Who the calls below come from. Empty: they carry no token.
+  void CallAs(const std::string& token) { token_ = token; }
+  const std::string& token() const { return token_; }
+
+  // Fails the test where it fails.
+  v1::Session CreateSession(const std::string& name, v1::Codec codec = v1::CODEC_RAW);
+  v1::Session GetSession(const std::string& id);
   // One call with these messages; `response` may be null.
   grpc::Status Append(const std::vector<v1::AppendRequest>& requests,
-                      v1::AppendResponse* response = nullptr, const std::string& token = "");
+                      v1::AppendResponse* response = nullptr);
   // Tokens position .. position + count - 1 to all layers, in one call.
   grpc::Status AppendTokens(const v1::Session& session, int position, int count);
-  grpc::Status Attend(const v1::AttendRequest& request, v1::AttendResponse* response = nullptr,
-                      const std::string& token = "");
+  grpc::Status Attend(const v1::AttendRequest& request, v1::AttendResponse* response = nullptr);
   // Sends the messages one after the other, each after the answer to the one before.
   grpc::Status Decode(const std::vector<v1::DecodeRequest>& requests,
-                      std::vector<v1::DecodeResponse>* responses = nullptr,
-                      const std::string& token = "");
+                      std::vector<v1::DecodeResponse>* responses = nullptr);
   // All chunks put together.
   grpc::Status Fetch(const v1::FetchRequest& request, v1::TokenChunk* tokens,
-                     int* chunk_count = nullptr, const std::string& token = "");
+                     int* chunk_count = nullptr);
 
  private:
   std::string folder_;
+  std::string token_;
   std::unique_ptr<Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::KvDepotService::Stub> stub_;
