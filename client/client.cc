@@ -141,7 +141,7 @@ absl::Status Client::DeleteSession(absl::string_view session_id, absl::Time dead
   v1::DeleteSessionRequest request;
   request.set_session_id(std::string(session_id));
   int attempts = 0;
-  const absl::Status status =
+  absl::Status status =
       connection_->CallRetrying(deadline, [&](grpc::ClientContext* context) {
         ++attempts;
         v1::DeleteSessionResponse response;

@@ -39,13 +39,15 @@ class NormalNumbers {
 SyntheticKv MakeSyntheticKv(const SyntheticShape& shape, uint64_t seed) {
   NormalNumbers numbers(seed);
   const size_t row = static_cast<size_t>(shape.kv_heads) * shape.head_dim;
-  const std::vector<float> mean = numbers.Vector(row);
+  const std::vector<float> k_mean = numbers.Vector(row);
+  const std::vector<float> v_mean = numbers.Vector(row);
   std::vector<float> spread = numbers.Vector(row);
   for (float& value : spread) value = std::exp(0.5f * value);
 
   std::vector<float> k = numbers.Vector(row * shape.token_count);
-  for (size_t i = 0; i < k.size(); ++i) k[i] = mean[i % row] + spread[i % row] * k[i];
-  const std::vector<float> v = numbers.Vector(row * shape.token_count);
+  for (size_t i = 0; i < k.size(); ++i) k[i] = k_mean[i % row] + spread[i % row] * k[i];
+  std::vector<float> v = numbers.Vector(row * shape.token_count);
+  for (size_t i = 0; i < v.size(); ++i) v[i] += v_mean[i % row];
   const std::vector<float> q =
       numbers.Vector(static_cast<size_t>(shape.query_count) * shape.query_heads * shape.head_dim);
   return {Bf16FromFloats(k), Bf16FromFloats(v), Bf16FromFloats(q)};

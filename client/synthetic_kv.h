@@ -1,8 +1,8 @@
 // Keys, values and queries that look enough like a model's to exercise a daemon: for `bench` and
 // `doctor`, never for a statement about accuracy.
 //
-// Each channel of K has its own mean and spread, as keys do whose projection has a bias; values and
-// queries are plain normal numbers. The same seed gives the same bytes.
+// Each channel has its own mean, and each channel of K its own spread, as keys do whose projection
+// has a bias; queries are plain normal numbers. The same seed gives the same bytes.
 #ifndef KVDEPOT_CLIENT_SYNTHETIC_KV_H_
 #define KVDEPOT_CLIENT_SYNTHETIC_KV_H_
 

@@ -71,7 +71,7 @@ grpc::ServerUnaryReactor* KvDepotService::CreateSession(grpc::CallbackServerCont
                                                         const v1::CreateSessionRequest* request,
                                                         v1::CreateSessionResponse* response) {
   return AnswerNow(RpcMethod::kCreateSession, rpc, [&](const Caller& caller) {
-    const absl::StatusOr<SessionSpec> spec = ToSessionSpec(*request, context_.options.engine);
+    const absl::StatusOr<SessionSpec> spec = ToSessionSpec(*request);
     if (!spec.ok()) return spec.status();
     bool created = false;
     absl::Status status =

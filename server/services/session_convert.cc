@@ -1,11 +1,8 @@
 #include "server/services/session_convert.h"
 
-#include <cmath>
 #include <limits>
-#include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "server/services/field_error.h"
@@ -13,8 +10,6 @@
 namespace kvdepot {
 namespace {
 
-constexpr uint32_t kKvHeadsMax = 1024;
-constexpr size_t kCalibrationHashDigits = 64;
 // Ids are the daemon's own and short; a longer one is not looked up (nor logged).
 constexpr int kSessionIdBytesMax = 64;
 // Far beyond any use, and far from where times overflow.
@@ -29,44 +24,28 @@ absl::Status CheckText(absl::string_view field, absl::string_view text, int byte
                     absl::StrCat(bytes_min, "..", bytes_max));
 }
 
+absl::Status ReadInt(absl::string_view field, uint32_t from, int* to) {
+  if (from > std::numeric_limits<int>::max()) {
+    return FieldError(field, from, absl::StrCat("at most ", std::numeric_limits<int>::max()));
+  }
+  *to = static_cast<int>(from);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<LayerShape> ToLayerShape(const v1::LayerShape& from) {
-  if (from.kv_heads() < 1 || from.kv_heads() > kKvHeadsMax) {
-    return FieldError("kv_heads", from.kv_heads(), absl::StrCat("1..", kKvHeadsMax));
-  }
-  if (from.query_heads() % from.kv_heads() != 0 || from.query_heads() == 0 ||
-      from.query_heads() / from.kv_heads() > kQueryHeadsPerKvHeadMax) {
-    return FieldError("query_heads", from.query_heads(),
-                      absl::StrCat("a multiple of kv_heads ", from.kv_heads(), ", 1..",
-                                   kQueryHeadsPerKvHeadMax, " times as many"));
-  }
-  if (from.head_dim() != 64 && from.head_dim() != 128 && from.head_dim() != 256) {
-    return FieldError("head_dim", from.head_dim(), "64, 128 or 256");
-  }
-  if (!std::isfinite(from.soft_cap()) || from.soft_cap() < 0) {
-    return FieldError("soft_cap", from.soft_cap(), "finite and at least 0");
-  }
-  if (from.sliding_window() > std::numeric_limits<int>::max()) {
-    return FieldError("sliding_window", from.sliding_window(),
-                      absl::StrCat("at most ", std::numeric_limits<int>::max()));
-  }
   LayerShape shape;
-  shape.kv_heads = static_cast<int>(from.kv_heads());
-  shape.query_heads = static_cast<int>(from.query_heads());
-  shape.head_dim = static_cast<int>(from.head_dim());
+  absl::Status status = ReadInt("kv_heads", from.kv_heads(), &shape.kv_heads);
+  if (status.ok()) status = ReadInt("query_heads", from.query_heads(), &shape.query_heads);
+  if (status.ok()) status = ReadInt("head_dim", from.head_dim(), &shape.head_dim);
+  if (status.ok()) status = ReadInt("sliding_window", from.sliding_window(), &shape.sliding_window);
+  if (!status.ok()) return status;
   shape.soft_cap = from.soft_cap();
-  shape.sliding_window = static_cast<int>(from.sliding_window());
   return shape;
 }
 
-absl::Status ReadLayers(const v1::CreateSessionRequest& request, const EngineOptions& limits,
-                        SessionSpec& spec) {
-  const int count = request.layers_size();
-  if (count < 1 || count > limits.layers_max) {
-    return FieldError("layers", absl::StrCat(count, " layers"),
-                      absl::StrCat("1..", limits.layers_max));
-  }
-  spec.layers.reserve(static_cast<size_t>(count));
-  for (int i = 0; i < count; ++i) {
+absl::Status ReadLayers(const v1::CreateSessionRequest& request, SessionSpec& spec) {
+  spec.layers.reserve(static_cast<size_t>(request.layers_size()));
+  for (int i = 0; i < request.layers_size(); ++i) {
     absl::StatusOr<LayerShape> shape = ToLayerShape(request.layers(i));
     if (!shape.ok()) return Inside(absl::StrCat("layers[", i, "]"), shape.status());
     spec.layers.push_back(*shape);
@@ -112,23 +91,6 @@ absl::Status ReadCodec(const v1::CreateSessionRequest& request, SessionSpec& spe
   }
 }
 
-absl::Status ReadCalibration(const v1::CreateSessionRequest& request, SessionSpec& spec) {
-  const std::string& hash = request.calibration();
-  if (hash.empty()) return absl::OkStatus();
-  if (spec.codec == Codec::kRaw) {
-    return FieldError("calibration", hash.substr(0, kCalibrationHashDigits),
-                      "empty with codec RAW");
-  }
-  bool is_hash = hash.size() == kCalibrationHashDigits;
-  for (const char c : hash) is_hash = is_hash && (absl::ascii_isdigit(c) || (c >= 'a' && c <= 'f'));
-  if (!is_hash) {
-    return FieldError("calibration", absl::StrCat(hash.size(), " bytes"),
-                      "64 lower-case hexadecimal digits");
-  }
-  spec.calibration = hash;
-  return absl::OkStatus();
-}
-
 absl::Status ReadTimeToLive(const v1::CreateSessionRequest& request, SessionSpec& spec) {
   if (!request.has_time_to_live()) return absl::OkStatus();
   const google::protobuf::Duration& from = request.time_to_live();
@@ -139,31 +101,6 @@ absl::Status ReadTimeToLive(const v1::CreateSessionRequest& request, SessionSpec
         absl::StrCat("more than 0 and at most ", absl::FormatDuration(kTimeToLiveMax)));
   }
   spec.time_to_live = time;
-  return absl::OkStatus();
-}
-
-absl::Status ReadQuerySecondMoments(const v1::CreateSessionRequest& request, SessionSpec& spec) {
-  const int count = request.query_second_moments_size();
-  if (count == 0) return absl::OkStatus();
-  if (count != request.layers_size()) {
-    return FieldError("query_second_moments", absl::StrCat(count, " entries"),
-                      absl::StrCat("0 or one a layer, ", request.layers_size()));
-  }
-  spec.query_second_moments.reserve(static_cast<size_t>(count));
-  for (int i = 0; i < count; ++i) {
-    const v1::QuerySecondMoments& moments = request.query_second_moments(i);
-    const std::string field = absl::StrCat("query_second_moments[", i, "]");
-    const size_t expected = spec.layers[static_cast<size_t>(i)].row_values();
-    if (moments.values_size() != 0 && static_cast<size_t>(moments.values_size()) != expected) {
-      return FieldError(absl::StrCat(field, ".values"),
-                        absl::StrCat(moments.values_size(), " entries"),
-                        absl::StrCat("0 or kv_heads x head_dim = ", expected));
-    }
-    if (absl::Status status = CheckQuerySecondMoments(moments); !status.ok()) {
-      return Inside(field, status);
-    }
-    spec.query_second_moments.emplace_back(moments.values().begin(), moments.values().end());
-  }
   return absl::OkStatus();
 }
 
@@ -227,35 +164,24 @@ void ToProto(absl::Time time, google::protobuf::Timestamp* timestamp) {
 
 }  // namespace
 
-absl::StatusOr<SessionSpec> ToSessionSpec(const v1::CreateSessionRequest& request,
-                                          const EngineOptions& limits) {
+absl::StatusOr<SessionSpec> ToSessionSpec(const v1::CreateSessionRequest& request) {
   SessionSpec spec;
-  absl::Status status = CheckText("name", request.name(), 1, limits.name_bytes_max);
-  if (status.ok()) status = CheckText("model", request.model(), 0, limits.name_bytes_max);
-  if (status.ok()) status = ReadLayers(request, limits, spec);
+  absl::Status status = ReadLayers(request, spec);
   if (status.ok()) {
     const absl::StatusOr<DType> dtype = ToDType(request.dtype());
     status = dtype.status();
     if (dtype.ok()) spec.dtype = *dtype;
   }
   if (status.ok()) status = ReadCodec(request, spec);
-  if (status.ok()) status = ReadCalibration(request, spec);
   if (status.ok()) status = ReadTimeToLive(request, spec);
-  if (status.ok()) status = ReadQuerySecondMoments(request, spec);
   if (!status.ok()) return status;
   spec.name = request.name();
   spec.model = request.model();
-  return spec;
-}
-
-absl::Status CheckQuerySecondMoments(const v1::QuerySecondMoments& moments) {
-  for (int i = 0; i < moments.values_size(); ++i) {
-    const float value = moments.values(i);
-    if (!std::isfinite(value) || value < 0) {
-      return FieldError(absl::StrCat("values[", i, "]"), value, "finite and at least 0");
-    }
+  spec.calibration = request.calibration();
+  for (const v1::QuerySecondMoments& moments : request.query_second_moments()) {
+    spec.query_second_moments.emplace_back(moments.values().begin(), moments.values().end());
   }
-  return absl::OkStatus();
+  return spec;
 }
 
 absl::Status CheckGetSession(const v1::GetSessionRequest& request, const EngineOptions& limits) {

@@ -1,6 +1,6 @@
-// Sessions between wire and engine: every field of the requests about sessions is checked here.
-//
-// Strings are valid UTF-8 already: the proto3 parser refuses others.
+// Sessions between wire and engine. Here is checked what the engine's types cannot hold: numbers of
+// enums, sizes of integers, times, one of two fields. Ranges are the engine's to check
+// (session_spec.h). Strings are valid UTF-8 already: the proto3 parser refuses others.
 #ifndef KVDEPOT_SERVER_SERVICES_SESSION_CONVERT_H_
 #define KVDEPOT_SERVER_SERVICES_SESSION_CONVERT_H_
 
@@ -15,12 +15,7 @@
 namespace kvdepot {
 
 // Defaults filled in. INVALID_ARGUMENT names field, value and limit, here and below.
-absl::StatusOr<SessionSpec> ToSessionSpec(const v1::CreateSessionRequest& request,
-                                          const EngineOptions& limits);
-
-// One entry a layer: [kv_head][channel] or empty, finite and not negative. The length is checked
-// where the shape is known.
-absl::Status CheckQuerySecondMoments(const v1::QuerySecondMoments& moments);
+absl::StatusOr<SessionSpec> ToSessionSpec(const v1::CreateSessionRequest& request);
 
 absl::Status CheckGetSession(const v1::GetSessionRequest& request, const EngineOptions& limits);
 absl::Status CheckSessionId(absl::string_view session_id);

@@ -15,7 +15,6 @@ namespace {
 absl::StatusOr<TokenChunk> ReadChunk(const v1::TokenChunk& from, const EngineOptions& limits) {
   const absl::StatusOr<int> layer = ToLayer("layer", from.layer(), limits);
   if (!layer.ok()) return layer.status();
-  if (from.token_count() == 0) return FieldError("token_count", 0, "at least 1");
   TokenChunk chunk;
   chunk.layer = *layer;
   chunk.position = from.position();
@@ -48,15 +47,8 @@ absl::Status CheckItems(const google::protobuf::RepeatedPtrField<Item>& items,
       options.message_bytes_max, " up to ", query_bytes_max));
 }
 
-absl::Status CheckQueryTokens(uint32_t count, const EngineOptions& limits) {
-  if (count >= 1 && count <= static_cast<uint32_t>(limits.query_tokens_max))
-    return absl::OkStatus();
-  return FieldError("queries.token_count", count, absl::StrCat("1..", limits.query_tokens_max));
-}
-
-absl::StatusOr<AttendQuery> ToAttendQuery(const v1::AttendItem& item, const EngineOptions& limits) {
+absl::StatusOr<AttendQuery> ToAttendQuery(const v1::AttendItem& item) {
   absl::Status status = CheckSessionId(item.session_id());
-  if (status.ok()) status = CheckQueryTokens(item.queries().token_count(), limits);
   if (!status.ok()) return status;
   AttendQuery query;
   query.session_id = item.session_id();
@@ -66,22 +58,11 @@ absl::StatusOr<AttendQuery> ToAttendQuery(const v1::AttendItem& item, const Engi
   return query;
 }
 
-absl::StatusOr<DecodeStep> ToDecodeStep(uint32_t layer, const v1::DecodeItem& item,
-                                        const EngineOptions& limits) {
+absl::StatusOr<DecodeStep> ToDecodeStep(const v1::DecodeItem& item, const EngineOptions& limits) {
   absl::Status status = CheckSessionId(item.session_id());
   if (!status.ok()) return status;
   absl::StatusOr<TokenChunk> chunk = ReadChunk(item.chunk(), limits);
   if (!chunk.ok()) return Inside("chunk", chunk.status());
-  if (item.chunk().layer() != layer) {
-    return FieldError("chunk.layer", item.chunk().layer(),
-                      absl::StrCat("the message's layer, ", layer));
-  }
-  status = CheckQueryTokens(item.queries().token_count(), limits);
-  if (!status.ok()) return status;
-  if (item.queries().token_count() != item.chunk().token_count()) {
-    return FieldError("queries.token_count", item.queries().token_count(),
-                      absl::StrCat("chunk.token_count, ", item.chunk().token_count()));
-  }
   DecodeStep step;
   step.session_id = item.session_id();
   step.generation = item.generation();
@@ -100,8 +81,6 @@ absl::StatusOr<TokenChunk> ToTokenChunk(const v1::AppendRequest& request,
   if (!request.has_chunk()) return FieldError("chunk", "not set", "set");
   absl::StatusOr<TokenChunk> chunk = ReadChunk(request.chunk(), limits);
   if (!chunk.ok()) return Inside("chunk", chunk.status());
-  absl::Status status = CheckQuerySecondMoments(request.query_second_moments());
-  if (!status.ok()) return Inside("query_second_moments", status);
   const auto& moments = request.query_second_moments().values();
   chunk->query_second_moments.assign(moments.begin(), moments.end());
   return chunk;
@@ -120,7 +99,7 @@ absl::StatusOr<std::vector<AttendQuery>> ToAttendQueries(const v1::AttendRequest
   std::vector<AttendQuery> queries;
   queries.reserve(static_cast<size_t>(request.items_size()));
   for (int i = 0; i < request.items_size(); ++i) {
-    absl::StatusOr<AttendQuery> query = ToAttendQuery(request.items(i), options.engine);
+    absl::StatusOr<AttendQuery> query = ToAttendQuery(request.items(i));
     if (!query.ok()) return Inside(ItemField(i), query.status());
     queries.push_back(*std::move(query));
   }
@@ -135,8 +114,7 @@ absl::StatusOr<std::vector<DecodeStep>> ToDecodeSteps(const v1::DecodeRequest& r
   std::vector<DecodeStep> steps;
   steps.reserve(static_cast<size_t>(request.items_size()));
   for (int i = 0; i < request.items_size(); ++i) {
-    absl::StatusOr<DecodeStep> step =
-        ToDecodeStep(request.layer(), request.items(i), options.engine);
+    absl::StatusOr<DecodeStep> step = ToDecodeStep(request.items(i), options.engine);
     if (!step.ok()) return Inside(ItemField(i), step.status());
     steps.push_back(*std::move(step));
   }

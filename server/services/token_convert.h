@@ -1,5 +1,6 @@
-// Tokens and queries between wire and engine. Byte lengths of k, v and q are the engine's to check:
-// only it knows the session's shape.
+// Tokens and queries between wire and engine. Here is checked what the engine's types cannot hold
+// and what bounds the conversion and its reply; what depends on the session is the engine's to
+// check.
 //
 // The structs made here view the message's bytes: the message must outlive the engine's call.
 #ifndef KVDEPOT_SERVER_SERVICES_TOKEN_CONVERT_H_

@@ -9,6 +9,7 @@
 #include "server/services/session_convert.h"
 #include "server/services/status_convert.h"
 #include "server/services/token_convert.h"
+#include "server/session_spec.h"
 
 namespace kvdepot {
 namespace {
@@ -24,8 +25,9 @@ void RunOne(int kind, const std::string& bytes) {
   switch (kind) {
     case 0:
       return Run<v1::CreateSessionRequest>(bytes, [](const auto& request) {
-        const absl::StatusOr<SessionSpec> spec = ToSessionSpec(request, options.engine);
+        const absl::StatusOr<SessionSpec> spec = ToSessionSpec(request);
         if (!spec.ok()) return spec.status();
+        if (absl::Status valid = ValidateSpec(*spec, options.engine); !valid.ok()) return valid;
         // What was accepted must be expressible.
         SessionInfo info;
         info.spec = *spec;
