@@ -54,6 +54,7 @@ class TestDaemon {
   ~TestDaemon();
 
   v1::KvDepotService::Stub& stub() { return *stub_; }
+  Server& server() const { return *server_; }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
 
   // Who the calls below come from. Empty: they carry no token.

@@ -1,0 +1,118 @@
+"""The program itself: exit codes, messages, log lines, signals, pages."""
+
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import unittest
+import urllib.error
+import urllib.request
+
+DAEMON = "server/kvdepotd"
+
+
+def run(*flags):
+    """Runs the daemon to its end: (exit code, stdout, stderr)."""
+    done = subprocess.run([DAEMON, *flags], capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stdout, done.stderr
+
+
+class Daemon:
+    """A running daemon; `log` holds the lines up to the one that says it serves."""
+
+    def __init__(self, folder, *flags):
+        self.process = subprocess.Popen(
+            [DAEMON, f"--listen=unix://{folder}/new/socket", "--metrics_address=127.0.0.1:0",
+             "--memory_budget=16MiB", *flags],
+            stderr=subprocess.PIPE, text=True)
+        self.started = self.process.stderr.readline()
+        self.pages = "http://" + re.search(r"metrics=(\S+)", self.started).group(1)
+
+    def page(self, path):
+        try:
+            with urllib.request.urlopen(self.pages + path, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, ""
+
+    def stop(self, number=signal.SIGTERM):
+        """Exit code and what was logged since the start."""
+        self.process.send_signal(number)
+        _, rest = self.process.communicate(timeout=30)
+        return self.process.returncode, rest
+
+
+class KvdepotdTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="kvdepotd-", dir="/tmp")
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+
+    def test_version(self):
+        code, out, _ = run("--version")
+        self.assertEqual(code, 0)
+        self.assertRegex(out, r"kvdepotd \d+\.\d+\.\d+")
+
+    def test_help_lists_flags(self):
+        _, out, _ = run("--help")
+        self.assertIn("--memory_budget", out)
+
+    def test_wrong_options_exit_with_2_and_say_which(self):
+        for flag, words in {
+            "--nonsense=1": "--nonsense",
+            "--threads=many": "--threads=many",
+            "--threads": "--threads",
+            "word": "word",
+            "--listen=127.0.0.1:0": "listen: 127.0.0.1:0",
+            "--device=tpu": "device: tpu",
+            "--memory_budget=lots": "--memory_budget=lots",
+        }.items():
+            code, _, err = run(flag)
+            self.assertEqual(code, 2, flag)
+            self.assertIn(words, err)
+            self.assertEqual(len(err.splitlines()), 1, err)
+
+    def test_failing_to_start_exits_with_1(self):
+        code, _, err = run("--listen=unix:///nonexistent/a/socket", "--metrics_address=")
+        self.assertEqual(code, 1)
+        self.assertRegex(err, r"^kvdepotd: listen: /nonexistent/a: ")
+        self.assertEqual(len(err.splitlines()), 1, err)
+
+    def test_a_bad_calibration_file_is_named(self):
+        with open(f"{self.folder}/bad.binpb", "wb") as file:
+            file.write(b"\xff")
+        code, _, err = run(f"--listen=unix://{self.folder}/socket", "--metrics_address=",
+                           f"--calibrations_dir={self.folder}")
+        self.assertEqual(code, 1)
+        self.assertIn("bad.binpb: file: 1 bytes", err)
+
+    def test_life(self):
+        daemon = Daemon(self.folder)
+        for field in ("event=started", "version=", "pid=", "backend=cpu", "device=",
+                      "budget_bytes=16777216", "epoch="):
+            self.assertIn(field, daemon.started)
+        self.assertEqual(os.stat(f"{self.folder}/new").st_mode & 0o777, 0o700)
+        self.assertEqual(os.stat(f"{self.folder}/new/socket").st_mode & 0o777, 0o600)
+        self.assertEqual(daemon.page("/healthz"), (200, "ok\n"))
+        self.assertEqual(daemon.page("/readyz"), (200, "ready\n"))
+        code, text = daemon.page("/metrics")
+        self.assertEqual(code, 200)
+        self.assertIn("kvdepot_memory_budget_bytes 16777216", text)
+        self.assertIn('kvdepot_rpc_handled_total{code="OK",method="Attend"} 0', text)
+        code, rest = daemon.stop()
+        self.assertEqual(code, 0)
+        self.assertIn("event=draining", rest)
+        self.assertIn("event=drained", rest)
+        self.assertFalse(os.path.exists(f"{self.folder}/new/socket"))
+
+    def test_starts_over_the_socket_of_a_killed_daemon(self):
+        daemon = Daemon(self.folder)
+        daemon.process.kill()
+        daemon.process.communicate(timeout=30)
+        self.assertTrue(os.path.exists(f"{self.folder}/new/socket"))
+        self.assertEqual(Daemon(self.folder).stop(signal.SIGINT)[0], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
