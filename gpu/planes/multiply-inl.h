@@ -72,7 +72,7 @@ HWY_INLINE void MultiplyRows(const IntegerRows& a, const uint32_t* panel, int n_
       Int32 rest1[kRows];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) sum0[r] = sum1[r] = rest0[r] = rest1[r] = hn::Zero(d);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int pair = 0; pair < a.group_pairs; ++pair, column += n_count, values += 2) {
         const auto b0 = hn::BitCast(d16, hn::Load(d, column));
         const auto b1 = hn::BitCast(d16, hn::Load(d, column + lanes));

@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "gpu/planes/format.h"
 #include "hwy/highway.h"
@@ -68,53 +69,52 @@ HWY_INLINE V ShiftBits(V v) {
   }
 }
 
-// Field (x, s) of a byte from the words of one lane column: words[j] points to eight values of g.
-// Stores two rows of eight pairs: bytes 0 and 2 to `even`, bytes 1 and 3 to `odd`.
-template <int kWidth, int kX, int kS>
-HWY_INLINE void ExpandField(const uint32_t* const* words, uint32_t* even, uint32_t* odd) {
-  const hn::CappedTag<uint32_t, 8> d;
-  constexpr uint32_t kByteMask = ((1u << kWidth) - 1) << (4 - kWidth);
-  const auto mask = hn::Set(d, kByteMask * 0x00010001u);
-  for (size_t g = 0; g < 8; g += hn::Lanes(d)) {
-    if constexpr (kWidth == 3 && kX == 3) {
-      const auto bit = hn::Set(d, 0x01010101u);
-      const auto pick = [&](int k) {
-        return hn::And(ShiftBits<4 * kS>(hn::Load(d, words[k] + g)), bit);
-      };
-      const auto code = hn::Or(hn::ShiftLeft<1>(pick(0)),
-                               hn::Or(hn::ShiftLeft<2>(pick(1)), hn::ShiftLeft<3>(pick(2))));
-      hn::Store(hn::And(code, mask), d, even + g);
-      hn::Store(hn::And(hn::ShiftRight<8>(code), mask), d, odd + g);
-    } else {
-      constexpr int kRight = 4 * kS - FieldShift(kWidth, kX);
-      const auto word = hn::Load(d, words[FieldWord(kWidth, kX)] + g);
-      hn::Store(hn::And(ShiftBits<kRight>(word), mask), d, even + g);
-      hn::Store(hn::And(ShiftBits<kRight + 8>(word), mask), d, odd + g);
-    }
+// Field (x, s) of a byte from the words of one lane column. Stores two rows of pairs: bytes 0 and 2
+// to `even`, bytes 1 and 3 to `odd`.
+template <int kWidth, int kX, int kS, class D>
+HWY_INLINE void ExpandField(D d, const hn::Vec<D>* word, uint32_t* even, uint32_t* odd) {
+  const auto mask = hn::Set(d, (((1u << kWidth) - 1) << (4 - kWidth)) * 0x00010001u);
+  if constexpr (kWidth == 3 && kX == 3) {
+    const auto bit = hn::Set(d, 0x01010101u);
+    const auto pick = [&](int k) { return hn::And(ShiftBits<4 * kS>(word[k]), bit); };
+    const auto code = hn::Or(hn::ShiftLeft<1>(pick(0)),
+                             hn::Or(hn::ShiftLeft<2>(pick(1)), hn::ShiftLeft<3>(pick(2))));
+    hn::Store(hn::And(code, mask), d, even);
+    hn::Store(hn::And(hn::ShiftRight<8>(code), mask), d, odd);
+  } else {
+    constexpr int kRight = 4 * kS - FieldShift(kWidth, kX);
+    const auto source = word[FieldWord(kWidth, kX)];
+    hn::Store(hn::And(ShiftBits<kRight>(source), mask), d, even);
+    hn::Store(hn::And(ShiftBits<kRight + 8>(source), mask), d, odd);
   }
 }
 
-// All eight fields of one lane column. `target(x, s)` gives the even row's place for eight pairs;
-// the odd row lies `odd_distance` further.
-template <int kWidth, class Target>
-HWY_INLINE void ExpandColumn(const uint32_t* const* words, const Target& target,
+// All eight fields of one lane column, for eight values of g: words[j] points to them. Chunk x lies
+// `x_distance` from the one before, s = 1 eight pairs from s = 0, and the row of odd bytes
+// `odd_distance` from that of even ones.
+template <int kWidth>
+HWY_INLINE void ExpandColumn(const uint32_t* const* words, uint32_t* rows, size_t x_distance,
                              size_t odd_distance) {
-  const auto expand = [&](auto x, auto s) {
-    uint32_t* even = target(decltype(x)::value, decltype(s)::value);
-    ExpandField<kWidth, decltype(x)::value, decltype(s)::value>(words, even, even + odd_distance);
-  };
-  using Zero = std::integral_constant<int, 0>;
-  using One = std::integral_constant<int, 1>;
-  using Two = std::integral_constant<int, 2>;
-  using Three = std::integral_constant<int, 3>;
-  expand(Zero(), Zero());
-  expand(Zero(), One());
-  expand(One(), Zero());
-  expand(One(), One());
-  expand(Two(), Zero());
-  expand(Two(), One());
-  expand(Three(), Zero());
-  expand(Three(), One());
+  const hn::CappedTag<uint32_t, 8> d;
+  for (size_t g = 0; g < 8; g += hn::Lanes(d)) {
+    // All words are loaded before the first store, which might otherwise seem to change them.
+    hn::Vec<decltype(d)> word[kWidth];
+    for (int j = 0; j < kWidth; ++j) word[j] = hn::Load(d, words[j] + g);
+    const auto expand = [&](auto x, auto s) {
+      constexpr int kX = decltype(x)::value;
+      constexpr int kS = decltype(s)::value;
+      uint32_t* even = rows + kX * x_distance + 8 * kS + g;
+      ExpandField<kWidth, kX, kS>(d, word, even, even + odd_distance);
+    };
+    const auto expand_both = [&](auto x) {
+      expand(x, std::integral_constant<int, 0>());
+      expand(x, std::integral_constant<int, 1>());
+    };
+    expand_both(std::integral_constant<int, 0>());
+    expand_both(std::integral_constant<int, 1>());
+    expand_both(std::integral_constant<int, 2>());
+    expand_both(std::integral_constant<int, 3>());
+  }
 }
 
 // K: pair 8 h + 2 t + odd of the group holds its places 16h + 4t + {0, 2} (even) or {1, 3} (odd); n
@@ -136,8 +136,7 @@ void KeyGroupPanel(const std::byte* group, uint32_t* panel) {
             grid.words[whole ? 16 * (f / 4) + 4 * t + f % 4 : 16 * (kWidth / 2) + 2 * t + f % 2];
       }
       uint32_t* rows = panel + (8 * h + 2 * t) * kBlockTokens;
-      ExpandColumn<kWidth>(
-          words, [&](int x, int s) { return rows + 16 * x + 8 * s; }, kBlockTokens);
+      ExpandColumn<kWidth>(words, rows, 16, kBlockTokens);
     }
   }
 }
@@ -156,12 +155,7 @@ void ValueTilePanel(const std::byte* tile, size_t stride, uint32_t* panel) {
       words[j] = grid.words[j < kFirstWords ? kFirstWords * t + j : 8 + t];
     }
     uint32_t* rows = panel + static_cast<size_t>(t) * stride;
-    ExpandColumn<kWidth>(
-        words,
-        [&](int x, int s) {
-          return rows + static_cast<size_t>(8 * x) * stride + static_cast<size_t>(8 * s);
-        },
-        4 * stride);
+    ExpandColumn<kWidth>(words, rows, 8 * stride, 4 * stride);
   }
 }
 
