@@ -141,12 +141,11 @@ absl::Status Client::DeleteSession(absl::string_view session_id, absl::Time dead
   v1::DeleteSessionRequest request;
   request.set_session_id(std::string(session_id));
   int attempts = 0;
-  absl::Status status =
-      connection_->CallRetrying(deadline, [&](grpc::ClientContext* context) {
-        ++attempts;
-        v1::DeleteSessionResponse response;
-        return stub->DeleteSession(context, request, &response);
-      });
+  absl::Status status = connection_->CallRetrying(deadline, [&](grpc::ClientContext* context) {
+    ++attempts;
+    v1::DeleteSessionResponse response;
+    return stub->DeleteSession(context, request, &response);
+  });
   // An earlier attempt may have deleted it and its reply been lost; ids are never used again.
   if (attempts > 1 && absl::IsNotFound(status)) return absl::OkStatus();
   return status;

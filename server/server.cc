@@ -30,8 +30,9 @@ namespace {
 // The name that probes ask for besides the empty one.
 constexpr char kServiceName[] = "kvdepot.v1.KvDepotService";
 
-// After the engine has drained only idle streams are open, and nothing is lost with them.
-constexpr absl::Duration kIdleStreamGrace = absl::Milliseconds(500);
+// Between the end of the work and that of the connections: whoever calls meanwhile is told to try
+// again. Once gRPC shuts down, calls just break off.
+constexpr absl::Duration kRefusalPeriod = absl::Milliseconds(500);
 
 // Keeps the library up until the process ends: when its last user goes, gRPC takes its pollers
 // down, and that sometimes waits for a poll of ten seconds to run out.
@@ -186,7 +187,9 @@ void Server::Drain() {
   if (pages_ != nullptr) pages_->SetReady(false);
   grpc_->GetHealthCheckService()->SetServingStatus(false);
   engine_->Drain(deadline);
-  grpc_->Shutdown(absl::ToChronoTime(std::min(deadline, clock_.Now() + kIdleStreamGrace)));
+  absl::SleepFor(std::min(kRefusalPeriod, deadline - clock_.Now()));
+  // Only idle streams are open now, and nothing is lost with them.
+  grpc_->Shutdown(std::chrono::system_clock::now());
   // No disk tier yet: nothing that sessions hold is durable.
   log_.Info("drained", {{"seconds", absl::StrCat(absl::ToDoubleSeconds(clock_.Now() - start))},
                         {"sessions_dropped", absl::StrCat(engine_->session_count())}});

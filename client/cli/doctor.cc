@@ -29,9 +29,8 @@ constexpr SyntheticShape kShape = {/*token_count=*/600, /*query_count=*/1, /*kv_
                                    /*query_heads=*/8, /*head_dim=*/128};
 // Exact storage: what is left is rounding in the attention itself.
 constexpr double kRawErrorMax = 2e-3;
-// A sanity bound for synthetic data, which compress worse than a model's: a wrong channel order or
-// scale gives 1 and more.
-constexpr double kPlanesErrorMax = 0.6;
+// Three times what the synthetic data give. A wrong channel order or scale gives 1 and more.
+constexpr double kPlanesErrorMax = 0.15;
 
 // What a check found, in words, or why it failed.
 using Finding = absl::StatusOr<std::string>;
