@@ -34,9 +34,9 @@ struct EngineOptions {
   int queued_requests_per_tenant_max = 256;
   // An Attend is cut along its query tokens into pieces of at most this many (query token, query
   // head, visible token), but of one query token at least; between pieces other requests have their
-  // turn. 16 Mi are 4 query tokens of 32 heads at 128 Ki tokens. Measured with head_dim 128 on one
-  // thread of an x86 server: .13 s in `planes`, .22 s in `raw` (fp32).
-  uint64_t work_piece_row_tokens = uint64_t{1} << 24;
+  // turn. 4 Mi are one query token of 32 heads at 128 Ki tokens, or 10 of 12 heads at 32 Ki: about
+  // .03 s of one x86 core in `planes` with head_dim 128, .05 s in `raw` (fp32).
+  uint64_t work_piece_row_tokens = uint64_t{1} << 22;
   // K and V in one reply of Fetch; at least one token is sent.
   uint64_t fetch_bytes_max = uint64_t{4} << 20;
 

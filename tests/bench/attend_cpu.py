@@ -28,7 +28,7 @@ class Worker:
     def __init__(self, tokens: int, threads: int, layers: int):
         arguments = (tokens, KV_HEADS, QUERY_HEADS, HEAD_DIM, *COMPACT_PATTERNS, threads, layers)
         self.process = subprocess.Popen(
-            ["bazel-bin/tests/bench/attend_cpu_worker", *map(str, arguments)],
+            [results.program("tests/bench/attend_cpu_worker"), *map(str, arguments)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
 

@@ -10,6 +10,11 @@ import sys
 from pathlib import Path
 
 
+def program(path: str) -> str:
+    """A built program. BAZEL_BIN names the folder where it is not bazel-bin."""
+    return str(Path(os.environ.get("BAZEL_BIN", "bazel-bin")) / path)
+
+
 def spread(values: list[float]) -> float:
     """Distance between the quartiles over the median."""
     low, middle, high = statistics.quantiles(values, n=4)
