@@ -56,6 +56,15 @@ AttendSubject ViewForQueries(const Session& session, size_t layer_index, float s
 
 void AttendBatch::Add(AttendSubject subject) { subjects_.push_back(std::move(subject)); }
 
+uint64_t AttendBatch::row_tokens() const {
+  uint64_t sum = 0;
+  for (const AttendSubject& subject : subjects_) {
+    const uint64_t tokens = subject.query_position + subject.query_tokens - subject.view_position;
+    sum += subject.query_tokens * static_cast<uint64_t>(subject.shape.query_heads) * tokens;
+  }
+  return sum;
+}
+
 void AttendBatch::Begin() {
   std::vector<QuerySpan> spans;
   for (const AttendSubject& subject : subjects_) {

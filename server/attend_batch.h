@@ -53,6 +53,9 @@ class AttendBatch {
 
   void Add(AttendSubject subject);
 
+  // (query token, query head, visible token) of all subjects: what the work grows with.
+  uint64_t row_tokens() const;
+
   // Computes the next piece. True: pieces remain. On the worker; queries are finite.
   bool RunPiece(Backend* backend);
 

@@ -1,5 +1,6 @@
 #include "server/engine_attend.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -34,6 +35,13 @@ class AttendWork final : public EngineWork<Results> {
     for (size_t i = 0; i < queries_.size() && status.ok(); ++i)
       status = InItem(i, View(queries_[i]));
     return status;
+  }
+
+  // Once admitted.
+  bool IsBrief() const override {
+    const EngineOptions& options = state()->options;
+    return batch_->row_tokens() <=
+           std::min(options.brief_row_tokens_max, options.work_piece_row_tokens);
   }
 
  private:

@@ -60,6 +60,7 @@ std::vector<std::string> EngineOptions::Problems() const {
   problems.Check("batch_sessions_max", batch_sessions_max, {1, 65536});
   problems.Check("queued_requests_per_tenant_max", queued_requests_per_tenant_max, kCount);
   problems.Check("work_piece_row_tokens", work_piece_row_tokens, {1, kAny});
+  problems.Check("brief_row_tokens_max", brief_row_tokens_max, {0, kAny});
   problems.Check("fetch_bytes_max", fetch_bytes_max, kBytes);
   problems.Check("calibration_bytes_max", calibration_bytes_max, kBytes);
   problems.Check("calibrations_per_tenant_max", calibrations_per_tenant_max, {0, 1000000});

@@ -37,6 +37,10 @@ struct EngineOptions {
   // turn. 4 Mi are one query token of 32 heads at 128 Ki tokens, or 10 of 12 heads at 32 Ki: about
   // .03 s of one x86 core in `planes` with head_dim 128, .05 s in `raw` (fp32).
   uint64_t work_piece_row_tokens = uint64_t{1} << 22;
+  // An Attend of at most this many that finds the device idle is computed by the thread that
+  // brought it, which saves a hand-over of some 40 us; the limit is about half a millisecond. 0:
+  // never.
+  uint64_t brief_row_tokens_max = uint64_t{1} << 16;
   // K and V in one reply of Fetch; at least one token is sent.
   uint64_t fetch_bytes_max = uint64_t{4} << 20;
 

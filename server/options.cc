@@ -61,6 +61,9 @@ ABSL_FLAG(int, queued_requests_per_tenant_max, EngineOptions().queued_requests_p
           "requests of one tenant that wait for the device or are on it");
 ABSL_FLAG(uint64_t, work_piece_row_tokens, EngineOptions().work_piece_row_tokens,
           "(query token, query head, visible token) of an Attend between two turns of others");
+ABSL_FLAG(
+    uint64_t, brief_row_tokens_max, EngineOptions().brief_row_tokens_max,
+    "(query token, query head, visible token) of an Attend that needs no hand-over to the worker");
 ABSL_FLAG(uint64_t, fetch_bytes_max, EngineOptions().fetch_bytes_max, "bytes in one Fetch reply");
 ABSL_FLAG(uint64_t, calibration_bytes_max, EngineOptions().calibration_bytes_max,
           "bytes of one calibration");
@@ -111,6 +114,7 @@ EngineOptions EngineOptionsFromFlags() {
   options.batch_sessions_max = absl::GetFlag(FLAGS_batch_sessions_max);
   options.queued_requests_per_tenant_max = absl::GetFlag(FLAGS_queued_requests_per_tenant_max);
   options.work_piece_row_tokens = absl::GetFlag(FLAGS_work_piece_row_tokens);
+  options.brief_row_tokens_max = absl::GetFlag(FLAGS_brief_row_tokens_max);
   options.fetch_bytes_max = absl::GetFlag(FLAGS_fetch_bytes_max);
   options.calibration_bytes_max = absl::GetFlag(FLAGS_calibration_bytes_max);
   options.calibrations_per_tenant_max = absl::GetFlag(FLAGS_calibrations_per_tenant_max);

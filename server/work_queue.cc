@@ -22,7 +22,7 @@ WorkQueue::~WorkQueue() {
   {
     MutexLock lock(mu_);
     stopping_ = true;
-    changed_.NotifyAll();
+    ready_.NotifyAll();
   }
   worker_.join();
 }
@@ -37,16 +37,21 @@ absl::Status WorkQueue::Push(const Caller& caller, std::unique_ptr<Work>& work) 
                                                      " of ", requests_per_tenant_max_,
                                                      " requests are waiting"));
   }
-  ring_[caller.tenant].push_back({caller, std::move(work)});
+  Request request{caller, std::move(work)};
+  if (idle() && !stopping_ && request.work->IsBrief()) {
+    RunTurn(std::move(request));
+    return absl::OkStatus();
+  }
+  ring_[caller.tenant].push_back(std::move(request));
   ++queued_;
-  changed_.NotifyAll();
+  if (running_tenant_ == nullptr) ready_.NotifyAll();
   return absl::OkStatus();
 }
 
 bool WorkQueue::WaitUntilIdle(absl::Time deadline) {
   MutexLock lock(mu_);
-  while (queued_ > 0 || running_tenant_ != nullptr) {
-    if (!changed_.WaitUntil(mu_, deadline)) return queued_ == 0 && running_tenant_ == nullptr;
+  while (!idle()) {
+    if (!idle_.WaitUntil(mu_, deadline)) return idle();
   }
   return true;
 }
@@ -68,36 +73,39 @@ absl::Status WorkQueue::MayBegin(const Request& request, bool stopping) const {
   return CheckWanted(request.caller, clock_->Now());
 }
 
-void WorkQueue::RunWorker() {
-  mu_.Lock();
-  while (true) {
-    while (queued_ == 0 && !stopping_) changed_.Wait(mu_);
-    if (queued_ == 0) break;
-    Request request = TakeNext();
-    running_tenant_ = &request.caller.tenant;
-    const bool stopping = stopping_;
-    mu_.Unlock();
-
-    bool pieces_remain = false;
-    const absl::Status may_begin = MayBegin(request, stopping);
-    if (may_begin.ok()) {
-      request.begun = true;
-      pieces_remain = request.work->RunPiece();
-    } else {
-      request.work->Refuse(may_begin);
-    }
-    if (!pieces_remain) request.work.reset();
-
-    mu_.Lock();
-    running_tenant_ = nullptr;
-    if (pieces_remain) {
-      ++queued_;
-      std::string tenant = request.caller.tenant;
-      ring_[std::move(tenant)].push_back(std::move(request));
-    }
-    changed_.NotifyAll();
-  }
+void WorkQueue::RunTurn(Request request) {
+  running_tenant_ = &request.caller.tenant;
+  const bool stopping = stopping_;
   mu_.Unlock();
+
+  bool pieces_remain = false;
+  const absl::Status may_begin = MayBegin(request, stopping);
+  if (may_begin.ok()) {
+    request.begun = true;
+    pieces_remain = request.work->RunPiece();
+  } else {
+    request.work->Refuse(may_begin);
+  }
+  if (!pieces_remain) request.work.reset();
+
+  mu_.Lock();
+  running_tenant_ = nullptr;
+  if (pieces_remain) {
+    ++queued_;
+    std::string tenant = request.caller.tenant;
+    ring_[std::move(tenant)].push_back(std::move(request));
+  }
+  if (idle()) idle_.NotifyAll();
+  if (queued_ > 0 || stopping_) ready_.NotifyAll();
+}
+
+void WorkQueue::RunWorker() {
+  MutexLock lock(mu_);
+  while (true) {
+    while (running_tenant_ != nullptr || (queued_ == 0 && !stopping_)) ready_.Wait(mu_);
+    if (queued_ == 0) break;
+    RunTurn(TakeNext());
+  }
 }
 
 }  // namespace kvdepot

@@ -26,6 +26,8 @@ class Work {
   virtual bool RunPiece() = 0;
   // Instead of the first piece: the work must not begin.
   virtual void Refuse(const absl::Status& status) = 0;
+  // Whether it is one piece, short enough for the thread that pushes it.
+  virtual bool IsBrief() const { return false; }
 };
 
 // CANCELLED or DEADLINE_EXCEEDED if nobody waits for the result any more.
@@ -35,7 +37,8 @@ absl::Status CheckWanted(const Caller& caller, absl::Time now);
 //
 // Tenants with work form a ring; each turn runs one piece of one request, which then goes behind
 // the tenant's other requests, so that a long one holds up neither other tenants nor its own
-// tenant's short ones.
+// tenant's short ones. Pieces never run side by side. A brief request that finds nothing waiting or
+// running is done by the thread that pushes it: waking the worker would take longer than the work.
 class WorkQueue {
  public:
   WorkQueue(int requests_per_tenant_max, Clock* clock);
@@ -44,7 +47,7 @@ class WorkQueue {
 
   // Takes `work`, or leaves it where it is: RESOURCE_EXHAUSTED naming
   // queued_requests_per_tenant_max. Right before the first piece the caller is asked (CheckWanted)
-  // whether it still wants it.
+  // whether it still wants it. Brief work may be done before this returns; no lock is held then.
   absl::Status Push(const Caller& caller, std::unique_ptr<Work>& work);
 
   // Waits until no request is left. False: `deadline` came first.
@@ -63,12 +66,21 @@ class WorkQueue {
   Request TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // OK, or why `request` must not begin.
   absl::Status MayBegin(const Request& request, bool stopping) const;
+  // One turn of `request`, which goes back to its queue if pieces remain. Nothing else runs.
+  // Unlocks meanwhile.
+  void RunTurn(Request request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return queued_ == 0 && running_tenant_ == nullptr;
+  }
 
   const size_t requests_per_tenant_max_;
   Clock* const clock_;
 
   Mutex mu_;
-  CondVar changed_;
+  // For the worker: there is something to run, and nothing runs; or the end has come.
+  CondVar ready_;
+  // For whoever waits until all is done.
+  CondVar idle_;
   // Tenants with waiting requests; none is empty.
   Ring ring_ ABSL_GUARDED_BY(mu_);
   std::string last_tenant_ ABSL_GUARDED_BY(mu_);

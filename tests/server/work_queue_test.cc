@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -62,6 +63,9 @@ class JournalWork : public Work {
  public:
   JournalWork(Journal* journal, std::string name, int pieces, Gate* gate = nullptr)
       : journal_(journal), name_(std::move(name)), pieces_(pieces), gate_(gate) {}
+
+  // By its name, so that a test reads well.
+  bool IsBrief() const override { return name_ == "brief"; }
 
   bool RunPiece() override {
     if (gate_ != nullptr) gate_->Pass();
@@ -153,6 +157,31 @@ TEST_F(WorkQueueTest, WaitingEndsAtItsDeadline) {
   EXPECT_FALSE(queue_->WaitUntilIdle(absl::InfinitePast()));
   gate_.Open();
   EXPECT_TRUE(queue_->WaitUntilIdle(absl::InfiniteFuture()));
+}
+
+TEST_F(WorkQueueTest, ABriefRequestIsDoneAtOnceIfNothingElseWaits) {
+  ASSERT_TRUE(Push("a", "brief", 1).ok());
+  EXPECT_EQ(journal_.lines(), Lines({"brief1"}));
+}
+
+TEST_F(WorkQueueTest, ABriefRequestWaitsForItsTurnBehindOthers) {
+  Block();
+  ASSERT_TRUE(Push("a", "a", 1).ok());
+  ASSERT_TRUE(Push("a", "brief", 1).ok());
+  EXPECT_EQ(journal_.lines(), Lines());
+  gate_.Open();
+  ASSERT_TRUE(queue_->WaitUntilIdle(absl::InfiniteFuture()));
+  EXPECT_EQ(journal_.lines(), Lines({"gate1", "a1", "brief1"}));
+}
+
+TEST_F(WorkQueueTest, WhatComesDuringABriefRequestIsDoneAfterIt) {
+  std::thread brief([this] { ASSERT_TRUE(Push("a", "brief", 1, {}, &gate_).ok()); });
+  gate_.AwaitReached();
+  ASSERT_TRUE(Push("b", "b", 1).ok());
+  gate_.Open();
+  brief.join();
+  ASSERT_TRUE(queue_->WaitUntilIdle(absl::InfiniteFuture()));
+  EXPECT_EQ(journal_.lines(), Lines({"brief1", "b1"}));
 }
 
 TEST_F(WorkQueueTest, ItsEndGivesEveryRequestItsOutcome) {
