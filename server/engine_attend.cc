@@ -76,31 +76,40 @@ class AttendWork final : public EngineWork<Results> {
     return absl::OkStatus();
   }
 
+  // Checking many queries and sending many outputs take as long as a piece of the attention: each
+  // has a turn of its own.
   absl::optional<absl::StatusOr<Results>> Step() override {
-    if (!begun_) {
-      begun_ = true;
+    if (phase_ == Phase::kCheck) {
       for (size_t i = 0; i < queries_.size(); ++i) {
         absl::Status finite =
             InItem(i, CheckFinite(state()->backend.get(), "queries.q", queries_[i].q, dtypes_[i]));
         if (!finite.ok()) return finite;
       }
+      phase_ = Phase::kAttend;
+      if (!IsBrief()) return absl::nullopt;
     } else {
       // Nothing depends on a reader: it may end between its pieces.
       absl::Status wanted = CheckWanted(caller(), state()->clock->Now());
       if (!wanted.ok()) return wanted;
     }
-    if (batch_->RunPiece(state()->backend.get())) return absl::nullopt;
+    if (phase_ == Phase::kAttend) {
+      if (batch_->RunPiece(state()->backend.get())) return absl::nullopt;
+      phase_ = Phase::kDeliver;
+      if (!IsBrief()) return absl::nullopt;
+    }
     return batch_->TakeResults();
   }
 
   void Release() override { batch_.reset(); }
+
+  enum class Phase { kCheck, kAttend, kDeliver };
 
   const int layer_;
   const float scale_;
   const std::vector<AttendQuery> queries_;
   std::vector<DType> dtypes_;
   absl::optional<AttendBatch> batch_;
-  bool begun_ = false;
+  Phase phase_ = Phase::kCheck;
 };
 
 }  // namespace
