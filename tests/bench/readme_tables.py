@@ -1,48 +1,87 @@
-"""The README's table of measured figures, made from tests/bench/results/*.json so that the two cannot drift apart.
+"""The README's tables of measured figures, made from tests/bench/results/*.json so that they cannot drift apart.
 
-    python3 tests/bench/readme_tables.py            rewrites the table in README.md
+    python3 tests/bench/readme_tables.py            rewrites the tables in README.md
     python3 tests/bench/readme_tables.py --check    exits 1 where it would change something
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
 BEGIN, END = "<!-- results -->\n", "<!-- /results -->\n"
-HEADER = "| what | ours | opponent | ratio | repeats, spread | date, machine, commit |\n|---|---|---|---|---|---|\n"
+COLUMNS = ("what", "ours", "opponent", "ratio", "repeats", "spread", "date, commit", "machine", "command")
+# tests/golden/evaluate.py names its rows so. Its ablations stay in the file.
+ERROR_ROW = re.compile(r"attention_error_([a-z]+)_(calibrated|own|own_q2)_(\d+)$")
+ERROR_PREFIX = "attention_error_"
+ERROR_COLUMNS = ("profile", "bits a value", "calibrated", "own", "own, with q²", "KIVI 2 bit")
 
 
 def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def line(row: dict, document: dict) -> str:
-    opponent = row.get("opponent", "-")
-    if "opponent_value" in row:
-        opponent += f" {number(row['opponent_value'])}"
-    ratio = f"{row['ratio']:.2f}" if "ratio" in row else "-"
-    repeats = str(row.get("repeats", "-"))
-    if row.get("spread"):
-        repeats += f", {row['spread']:.2f}"
+def markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def command(document: dict) -> str:
+    """Without where it wrote to."""
+    return "`" + re.sub(r"^python3 | --(json|results)[ =]\S+", "", document["command"]) + "`"
+
+
+def timed_row(row: dict, document: dict) -> tuple[str, ...]:
     note = "".join(f"; {key} {number(row[key])}" for key in row.get("shown", []))
-    made = f"{document['date']}, {document['machine']}, {document['commit']}"
-    return f"| `{row['name']}` | {number(row['value'])} {row['unit']}{note} | {opponent} | {ratio} | {repeats} | {made} |\n"
+    return (
+        f"`{row['name']}`",
+        f"{number(row['value'])} {row['unit']}{note}",
+        f"{row['opponent']} {number(row['opponent_value'])}" if "opponent" in row else "-",
+        f"{row['ratio']:.2f}" if "ratio" in row else "-",
+        str(row["repeats"]),
+        f"{row['spread']:.2f}",
+        f"{document['date'][:10]}, {document['commit']}",
+        document["machine"],
+        command(document),
+    )
 
 
-def table(folder: Path) -> str:
-    """Ratio above 1: we are better."""
-    text, commands = HEADER, []
+def error_table(document: dict) -> str:
+    profiles: dict[str, dict[str, dict]] = {}
+    for row in document["rows"]:
+        if match := ERROR_ROW.match(row["name"]):
+            profile, way, tokens = match.groups()
+            profiles.setdefault(profile, {})[way] = row
+    rows = []
+    for profile, ways in profiles.items():
+        some = next(iter(ways.values()))
+        errors = [f"{ways[way]['value']:.3f}" if way in ways else "-" for way in ("calibrated", "own", "own_q2")]
+        kivi = f"{some['opponent_value']:.3f} at {some['opponent_all_in_bits']:.2f}"
+        rows.append((profile, f"{some['all_in_bits']:.2f}", *errors, kivi))
+    return (
+        f"\nError of attention at {int(tokens):,} tokens, mean of |o - o_exact| / |o_exact|, by who calibrated"
+        f" ({document['date'][:10]}, {document['commit']}, {command(document)}):\n\n{markdown(ERROR_COLUMNS, rows)}"
+    )
+
+
+def tables(folder: Path) -> str:
+    timed, errors = [], ""
     for path in sorted(folder.glob("*.json")):
         document = json.loads(path.read_text())
-        commands.append(f"`{document['command']}`")
-        text += "".join(line(row, document) for row in document["rows"])
-    return f"{text}\nA ratio above 1 means that we are better. Commands: {'; '.join(commands)}.\n"
+        if document["rows"][0]["name"].startswith(ERROR_PREFIX):
+            errors += error_table(document)
+        else:
+            timed += [timed_row(row, document) for row in document["rows"]]
+    return (
+        "A ratio above 1 means that we are better; the spread is the distance between the quartiles over the median.\n"
+        f"`tests/bench/run_cpu` measures all of it.\n\n{markdown(COLUMNS, timed)}{errors}"
+    )
 
 
 def updated(readme: str, folder: Path) -> str:
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
-    return before + BEGIN + table(folder) + END + after
+    return before + BEGIN + tables(folder) + END + after
 
 
 def main() -> int:
@@ -52,7 +91,7 @@ def main() -> int:
     new = updated(old, root / "tests/bench/results")
     if "--check" in sys.argv:
         if new != old:
-            print("README.md: the table of measured figures is not what tests/bench/results holds")
+            print("README.md: the tables of measured figures are not what tests/bench/results holds")
         return int(new != old)
     readme.write_text(new)
     return 0

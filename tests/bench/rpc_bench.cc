@@ -1,13 +1,17 @@
 // Latency and throughput of the daemon over its socket, and a bare gRPC echo to hold it against.
-// rpc_bench.py starts the daemon and reads what this prints: one "name value" a line, times in
-// microseconds.
+// rpc_bench.py starts the daemon and reads what this prints: one "name value" a line, a line for
+// each sample, times in microseconds.
 //
-//   rpc_bench echo SOCKET                       serves Attend with a canned reply until killed
-//   rpc_bench overhead DAEMON ECHO CALLS        the same Attend to both, taking turns
-//   rpc_bench concurrency DAEMON CLIENTS CALLS  clients with a connection and a session each
-//   rpc_bench fairness DAEMON TOKEN_A TOKEN_B CALLS   b's small calls without and beside a's large
-//   ones rpc_bench append DAEMON REPEATS             a prompt, until all that may be sealed is
-//   sealed
+//   rpc_bench echo SOCKET
+//     serves Attend with a canned reply until killed
+//   rpc_bench overhead DAEMON ECHO CALLS
+//     the same Attend to both, taking turns
+//   rpc_bench concurrency DAEMON CLIENTS CALLS
+//     clients with a connection and a session each
+//   rpc_bench fairness DAEMON TOKEN_A TOKEN_B CALLS
+//     b's small calls without and beside a's large ones
+//   rpc_bench append DAEMON REPEATS
+//     a prompt, until all that may be sealed is sealed
 
 #include <grpcpp/grpcpp.h>
 
@@ -25,9 +29,9 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "client/client.h"
-#include "client/latency_summary.h"
 #include "client/synthetic_kv.h"
 #include "kvdepot/v1/kv_depot_service.grpc.pb.h"
+#include "server/options.h"
 
 namespace kvdepot {
 namespace {
@@ -45,10 +49,9 @@ T OrDie(absl::StatusOr<T> result) {
 
 void Print(const std::string& name, double value) { std::printf("%s %.9g\n", name.c_str(), value); }
 
-void PrintLatencies(const std::string& prefix, std::vector<absl::Duration> latencies) {
-  const LatencySummary summary = Summarize(std::move(latencies));
-  Print(prefix + "_p50", absl::ToDoubleMicroseconds(summary.p50));
-  Print(prefix + "_p99", absl::ToDoubleMicroseconds(summary.p99));
+// Every sample: the reader takes percentiles and spread.
+void PrintLatencies(const std::string& name, const std::vector<absl::Duration>& latencies) {
+  for (const absl::Duration latency : latencies) Print(name, absl::ToDoubleMicroseconds(latency));
 }
 
 // One client with a session of its own, filled with synthetic tokens.
@@ -128,6 +131,7 @@ class EchoService final : public v1::KvDepotService::CallbackService {
     const size_t query_bytes = request->items(0).queries().q().size();
     output->set_output(std::string(2 * query_bytes, 'o'));
     output->set_log_sum_exp(std::string(query_bytes / 64, 'l'));
+    output->set_token_count(64);
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(grpc::Status::OK);
     return reactor;
@@ -137,6 +141,12 @@ class EchoService final : public v1::KvDepotService::CallbackService {
 int Echo(const std::string& socket) {
   EchoService service;
   grpc::ServerBuilder builder;
+  // As the daemon is set up.
+  const Options options;
+  builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes_max));
+  builder.SetMaxSendMessageSize(static_cast<int>(options.message_bytes_max));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                             options.concurrent_calls_per_connection_max);
   builder.AddListeningPort("unix:" + socket, grpc::InsecureServerCredentials());
   builder.RegisterService(&service);
   builder.BuildAndStart()->Wait();
@@ -171,14 +181,15 @@ int Overhead(const std::string& daemon, const std::string& echo, int calls) {
   constexpr int kWarmUp = 200;
   std::vector<absl::Duration> our_latencies, echo_latencies;
   for (int call = 0; call < calls + kWarmUp; ++call) {
-    const absl::Duration our_latency = TimedCall(*ours, request);
-    const absl::Duration echo_latency = TimedCall(*bare, request);
-    if (call < kWarmUp) continue;
-    our_latencies.push_back(our_latency);
-    echo_latencies.push_back(echo_latency);
+    // Who goes first alternates: what one server leaves of the caches is the other's start.
+    if (call % 2 == 0) our_latencies.push_back(TimedCall(*ours, request));
+    echo_latencies.push_back(TimedCall(*bare, request));
+    if (call % 2 == 1) our_latencies.push_back(TimedCall(*ours, request));
   }
-  PrintLatencies("ours", std::move(our_latencies));
-  PrintLatencies("echo", std::move(echo_latencies));
+  our_latencies.erase(our_latencies.begin(), our_latencies.begin() + kWarmUp);
+  echo_latencies.erase(echo_latencies.begin(), echo_latencies.begin() + kWarmUp);
+  PrintLatencies("ours", our_latencies);
+  PrintLatencies("echo", echo_latencies);
   return 0;
 }
 
@@ -202,44 +213,45 @@ int Concurrency(const std::string& daemon, int clients, int calls) {
   }
   for (std::thread& thread : threads) thread.join();
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
-  std::vector<absl::Duration> all;
-  for (const auto& part : latencies) all.insert(all.end(), part.begin(), part.end());
+  Print("seconds", seconds);
   Print("errors", errors.load());
-  Print("calls_per_second", static_cast<double>(all.size()) / seconds);
-  PrintLatencies("attend", std::move(all));
+  for (const auto& part : latencies) PrintLatencies("attend", part);
   return 0;
 }
 
 int Fairness(const std::string& daemon, const std::string& token_a, const std::string& token_b,
              int calls) {
   Tenant large(daemon, token_a, "large", {32768, 512, 2, 12, 128});
-  // As many query tokens as one work piece has: 4 Mi / (12 heads * 32 Ki tokens).
-  Tenant piece(daemon, token_a, "piece", {32768, 10, 2, 12, 128});
+  // As many query tokens as the daemon computes in one piece.
+  const int piece_queries = static_cast<int>(EngineOptions().work_piece_row_tokens / (12 * 32768));
+  Tenant piece(daemon, token_a, "piece", {32768, piece_queries, 2, 12, 128});
   Tenant small(daemon, token_b, "small", {4096, 1, 2, 12, 128});
   large.Append();
   piece.Append();
   small.Append();
-  const auto measure = [&](const std::string& prefix) {
+  const auto measure = [&](const std::string& name) {
     std::vector<absl::Duration> latencies;
     for (int call = 0; call < calls; ++call) {
       if (!small.Attend(&latencies)) std::exit(1);
     }
-    PrintLatencies(prefix, std::move(latencies));
+    PrintLatencies(name, latencies);
   };
   measure("alone");
   std::vector<absl::Duration> pieces;
-  for (int call = 0; call < 20; ++call) piece.Attend(&pieces);
-  PrintLatencies("piece", std::move(pieces));
+  for (int call = 0; call < 50; ++call) piece.Attend(&pieces);
+  PrintLatencies("piece", pieces);
 
   std::atomic<bool> stop{false};
   std::vector<absl::Duration> large_latencies;
   std::thread background([&] {
     while (!stop.load()) large.Attend(&large_latencies);
   });
+  // Until a's first call is on the device.
+  absl::SleepFor(absl::Milliseconds(200));
   measure("beside");
   stop.store(true);
   background.join();
-  PrintLatencies("large", std::move(large_latencies));
+  PrintLatencies("large", large_latencies);
   return 0;
 }
 
