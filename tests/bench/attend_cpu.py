@@ -37,6 +37,10 @@ class Worker:
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 
+    def end(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
 
 def torch_forms(tokens: int, dtype: torch.dtype):
     """Callables by name, over caches that rotate."""
@@ -94,6 +98,7 @@ def main() -> None:
                 # Each side's calls follow each other, as layers do; the first finds caches that the other side filled.
                 times[name] += [seconds(name) for _ in range(CALLS + 1)][1:]
 
+    worker.end()
     median = {name: statistics.median(values) for name, values in times.items()}
     fastest = min(forms, key=median.get)
     for name, values in times.items():

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 BEGIN, END = "<!-- results -->\n", "<!-- /results -->\n"
-COLUMNS = ("what", "ours", "opponent", "ratio", "repeats", "spread", "date, commit", "machine", "command")
+COLUMNS = ("what", "ours", "opponent", "ratio", "repeats", "spread", "date, commit", "machine", "command", "other load")
 # tests/golden/evaluate.py names its rows so. Its ablations stay in the file.
 ERROR_ROW = re.compile(r"attention_error_([a-z]+)_(calibrated|own|own_q2)_(\d+)$")
 ERROR_PREFIX = "attention_error_"
@@ -43,6 +43,7 @@ def timed_row(row: dict, document: dict) -> tuple[str, ...]:
         f"{document['date'][:10]}, {document['commit']}",
         document["machine"],
         command(document),
+        f"{document['other_load']:.2f}" if "other_load" in document else "-",
     )
 
 
@@ -73,7 +74,8 @@ def tables(folder: Path) -> str:
         else:
             timed += [timed_row(row, document) for row in document["rows"]]
     return (
-        "A ratio above 1 means that we are better; the spread is the distance between the quartiles over the median.\n"
+        "A ratio above 1 means that we are better; the spread is the distance between the quartiles over the median;\n"
+        "other load is how many cores other programs kept busy meanwhile.\n"
         f"`tests/bench/run_cpu` measures all of it.\n\n{markdown(COLUMNS, timed)}{errors}"
     )
 

@@ -1,12 +1,14 @@
-"""The file that every benchmark writes: {"commit", "date", "machine", "command", "rows"}."""
+"""The file that every benchmark writes: {"commit", "date", "machine", "command", "other_load", "rows"}."""
 
 import datetime
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 
@@ -28,10 +30,33 @@ def machine() -> str:
     return platform.machine()
 
 
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def commit() -> str:
-    return subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """What benchmarks themselves write does not make a tree dirty."""
+    changed = git("status", "--porcelain", "-uno", "--", ".", ":!README.md", ":!tests/bench/results")
+    return git("describe", "--always") + ("-dirty" if changed else "")
+
+
+def cpu_seconds() -> tuple[float, float, float]:
+    """Of the machine, of this process with the children that it has waited for, and on the clock."""
+    user, nice, system, _, _, irq, soft_irq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    busy = (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return busy, sum(usage.ru_utime + usage.ru_stime for usage in usages), time.monotonic()
+
+
+_before = cpu_seconds()
+
+
+def other_load() -> float:
+    """Cores that others kept busy since the last call: a figure measured beside more than .1 or so is worth nothing."""
+    global _before
+    before, _before = _before, cpu_seconds()
+    busy, ours, seconds = (now - then for now, then in zip(_before, before))
+    return round(max(0.0, busy - ours) / max(seconds, 1e-3), 2)
 
 
 def write(path: str, rows: list[dict], machine_name: str | None = None) -> None:
@@ -41,6 +66,7 @@ def write(path: str, rows: list[dict], machine_name: str | None = None) -> None:
         "date": datetime.date.today().isoformat(),
         "machine": machine_name or machine(),
         "command": " ".join(["python3", *sys.argv]),
+        "other_load": other_load(),
         "rows": rows,
     }
     Path(path).write_text(json.dumps(document, indent=1) + "\n")
