@@ -1,8 +1,15 @@
 #include "gpu/worker_pool.h"
 
+#include <chrono>
+
 #include "gpu/check.h"
 
 namespace kvdepot {
+namespace {
+
+constexpr std::chrono::microseconds kLookOut(200);
+
+}  // namespace
 
 WorkerPool::WorkerPool(int threads) {
   KVDEPOT_CHECK(threads >= 1);
@@ -25,17 +32,26 @@ void WorkerPool::TakeTasks(int thread) {
     (*task_)(index, thread);
 }
 
+void WorkerPool::LookOut(int seen) const {
+  const auto end = std::chrono::steady_clock::now() + kLookOut;
+  while (loop_.load() == seen && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+}
+
 void WorkerPool::Work(int thread) {
   int seen = 0;
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
-    loop_started_.wait(lock, [&] { return stopping_ || loop_ != seen; });
+    loop_started_.wait(lock, [&] { return stopping_ || (open_ && loop_ != seen); });
     if (stopping_) return;
     seen = loop_;
+    ++helpers_;
     lock.unlock();
     TakeTasks(thread);
     lock.lock();
-    if (--busy_ == 0) loop_ended_.notify_one();
+    if (--helpers_ == 0) loop_ended_.notify_one();
+    lock.unlock();
+    LookOut(seen);
+    lock.lock();
   }
 }
 
@@ -49,13 +65,14 @@ void WorkerPool::ParallelFor(int count, const std::function<void(int index, int 
     task_ = &task;
     count_ = count;
     next_.store(0);
-    busy_ = static_cast<int>(workers_.size());
+    open_ = true;
     ++loop_;
   }
   loop_started_.notify_all();
   TakeTasks(0);
   std::unique_lock<std::mutex> lock(mutex_);
-  loop_ended_.wait(lock, [&] { return busy_ == 0; });
+  open_ = false;
+  loop_ended_.wait(lock, [&] { return helpers_ == 0; });
 }
 
 }  // namespace kvdepot

@@ -12,7 +12,9 @@
 namespace kvdepot {
 
 // Runs loops on `threads` threads, the caller's included. One loop at a time; ParallelFor returns
-// when it is done.
+// when it is done. It never waits for a thread to wake up: what such a thread would have done,
+// others do. Between loops threads look out for the next one for a fifth of a millisecond before
+// they sleep, since loops come in rows and waking up can take a scheduler's tick.
 class WorkerPool {
  public:
   explicit WorkerPool(int threads);
@@ -30,15 +32,19 @@ class WorkerPool {
  private:
   void Work(int thread);
   void TakeTasks(int thread);
+  // Returns when a loop after number `seen` has opened, or after a while.
+  void LookOut(int seen) const;
 
   std::mutex mutex_;
   std::condition_variable loop_started_;
   std::condition_variable loop_ended_;
+  // Written under mutex_.
+  std::atomic<int> loop_{0};
   // Guarded by mutex_.
-  int loop_ = 0;
-  int busy_ = 0;
+  bool open_ = false;  // the loop still takes helpers
+  int helpers_ = 0;    // workers inside it
   bool stopping_ = false;
-  // Written before a loop starts and constant during it.
+  // Written before a loop opens and constant until its last helper has left.
   const std::function<void(int, int)>* task_ = nullptr;
   int count_ = 0;
   std::atomic<int> next_{0};
