@@ -31,7 +31,7 @@ void ReadWhole(const std::vector<uint64_t>& aligned) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace kvdepot;
   std::vector<uint64_t> aligned((size + 7) / 8 + 1);
-  memcpy(aligned.data(), data, size);
+  if (size > 0) memcpy(aligned.data(), data, size);
   std::byte* bytes = reinterpret_cast<std::byte*>(aligned.data());
   if (ValidateSegment({bytes, size}).ok()) ReadWhole(aligned);
   // The same with a checksum that fits, so that what lies behind that check is reached.
