@@ -1,8 +1,8 @@
 // Who executes: device memory and everything that is computed on it.
 //
 // Thread safety: Allocate and the destructors of extents may be called from any thread. The other
-// methods are called by one thread at a time (the engine's worker) and return when their work is
-// done.
+// methods are called by one thread at a time (whoever has the engine's turn) and return when their
+// work is done.
 //
 // Errors: arguments that a client can influence (values, sizes, positions) yield a Status;
 // pointers, runs and shapes come from the engine, which has checked them, so a violated

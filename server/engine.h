@@ -3,10 +3,11 @@
 //
 // Threads. Any thread may call any method. Calls without a callback take the metadata lock briefly
 // and return. Calls with a `done` callback validate and enqueue on the caller's thread (an error
-// there runs `done` before returning) and finish on the device worker, which runs `done` exactly
-// once, without a lock held. Work of tenants is taken in turn, one piece of bounded length at a
-// time. One lock guards all metadata and is never held while a backend computes. At most one
-// mutation of a session is in flight; another one is UNAVAILABLE.
+// there runs `done` before returning) and finish on the device worker (a brief Attend that finds
+// the device idle: on the calling thread), which runs `done` exactly once, without a lock held.
+// Work of tenants is taken in turn, one piece of bounded length at a time. One lock guards all
+// metadata and is never held while a backend computes. At most one mutation of a session is in
+// flight; another one is UNAVAILABLE.
 //
 // Errors: proto/kvdepot/v1/kv_depot_service.proto lists one meaning per code. An error names field,
 // value and limit, and leaves everything as it was.
