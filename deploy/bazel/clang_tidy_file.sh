@@ -9,6 +9,13 @@ options=(-std=c++17 -x c++ -I. -Ibazel-bin -isystem bazel-bin/external/googleapi
 # What the overlays of spdlog and Highway define; of Highway's targets one is enough to look at.
 options+=(-DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL -DSPDLOG_SHARED_LIB)
 options+=(-DHWY_SHARED_DEFINE -DHWY_COMPILE_ONLY_STATIC)
+# As deploy/bazel/cuda_toolkit.bzl does.
+for folder in ${CUDA_HOME:+"$CUDA_HOME"} /usr/local/cuda .tools/cuda/nvidia/cu13; do
+  if [ -e "$folder/include/cuda_runtime_api.h" ]; then
+    options+=(-isystem "$folder/include")
+    break
+  fi
+done
 while read -r folder; do
   options+=(-isystem "$folder")
 done < <(find bazel-bin/proto/ -type d -name cc 2>/dev/null)
