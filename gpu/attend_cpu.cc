@@ -58,7 +58,7 @@ void AttendRun(const QueryRows& rows, DType dtype, int kv_head, const TokenRun& 
   }
   const SegmentView segment = SegmentView::Of(run.data);
   const std::byte* part = segment.part(kv_head);
-  if (segment.codec() == Codec::kRaw) {
+  if (run.form == TokenRun::Form::kRaw) {
     AttendRecords(rows, dtype, part, kBlockTokens, run, position, results);
     return;
   }

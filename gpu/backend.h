@@ -126,6 +126,10 @@ class Backend {
   virtual void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
                       absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) = 0;
 
+  // Copies `size_bytes` of device memory to the host, and of host memory to the device.
+  virtual void ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) = 0;
+  virtual void WriteBytes(const std::byte* host, size_t size_bytes, std::byte* device) = 0;
+
   // DATA_LOSS if the checksum in the segment's header does not match its bytes.
   virtual absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) = 0;
 };

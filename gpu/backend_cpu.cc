@@ -109,6 +109,13 @@ class CpuBackend : public Backend {
     DecodeRuns(shape, dtype, calibration, runs, to, k, v);
   }
 
+  void ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) override {
+    memcpy(host, device, size_bytes);
+  }
+  void WriteBytes(const std::byte* host, size_t size_bytes, std::byte* device) override {
+    memcpy(device, host, size_bytes);
+  }
+
   absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) override {
     return ValidateSegment(absl::MakeConstSpan(segment, size_bytes));
   }

@@ -112,7 +112,7 @@ void DecodeRuns(const LayerShape& shape, DType dtype, const LayerCalibration* ca
         continue;
       }
       const SegmentView segment = SegmentView::Of(run.data);
-      if (segment.codec() == Codec::kRaw) {
+      if (run.form == TokenRun::Form::kRaw) {
         DecodeRaw(segment.part(head), dtype, shape.head_dim, run, k_rows, v_rows);
         continue;
       }

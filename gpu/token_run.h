@@ -4,14 +4,18 @@
 
 #include <cstddef>
 
+#include "gpu/shape.h"
+
 namespace kvdepot {
 
 // A view of tokens [first, first + count) of one extent. `data` is device memory of the backend in
-// use and outlives every call that the run is passed to.
+// use, which the host may not be able to read: so the form says what lies there. It outlives every
+// call that the run is passed to.
 struct TokenRun {
   enum class Form : unsigned char {
-    kExact,    // exact extent of `capacity` tokens (gpu/FORMAT.md, raw record without a header)
-    kSegment,  // segment, from its header on; `capacity` is its token count
+    kExact,   // exact extent of `capacity` tokens (gpu/FORMAT.md, raw record without a header)
+    kPlanes,  // `planes` segment, from its header on; `capacity` is its token count
+    kRaw,     // likewise a `raw` segment
   };
   Form form = Form::kExact;
   const std::byte* data = nullptr;
@@ -19,6 +23,10 @@ struct TokenRun {
   int first = 0;
   int count = 0;
 };
+
+constexpr TokenRun::Form SegmentForm(Codec codec) {
+  return codec == Codec::kPlanes ? TokenRun::Form::kPlanes : TokenRun::Form::kRaw;
+}
 
 }  // namespace kvdepot
 

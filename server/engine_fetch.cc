@@ -78,7 +78,7 @@ class FetchWork final : public EngineWork<FetchedTokens> {
 
   absl::optional<absl::StatusOr<FetchedTokens>> Step() override {
     for (size_t i = 0; i < view_.runs.size(); ++i) {
-      if (view_.runs[i].form != TokenRun::Form::kSegment) continue;
+      if (view_.runs[i].form == TokenRun::Form::kExact) continue;
       absl::Status intact = state()->backend->VerifyChecksum(
           view_.runs[i].data, view_.extents[i]->memory->size_bytes());
       if (!intact.ok()) return intact;

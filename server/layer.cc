@@ -51,7 +51,7 @@ LayerView Layer::View(uint64_t begin, uint64_t end) const {
   };
   if (sinks_ != nullptr) add(TokenRun::Form::kExact, sinks_, 0, kSinkTokens, kSinkTokens);
   for (const Segment& segment : segments_) {
-    add(TokenRun::Form::kSegment, segment.extent, segment.position, segment.capacity,
+    add(SegmentForm(segment.codec), segment.extent, segment.position, segment.capacity,
         segment.token_count);
   }
   uint64_t position = tail_position_;
@@ -145,14 +145,15 @@ DueSegment Layer::NextDue() const {
   return {tail_position_, tokens, {tail_.begin(), tail_.begin() + tokens / kBlockTokens}};
 }
 
-DroppedExtents Layer::Seal(ExtentRef segment, std::shared_ptr<const LayerCalibration> calibration) {
+DroppedExtents Layer::Seal(ExtentRef segment, Codec codec,
+                           std::shared_ptr<const LayerCalibration> calibration) {
   KVDEPOT_CHECK(has_due());
   const int tokens = due_.front();
   const auto blocks_end = tail_.begin() + tokens / kBlockTokens;
   DroppedExtents dropped(tail_.begin(), blocks_end);
   tail_.erase(tail_.begin(), blocks_end);
   due_.pop_front();
-  segments_.push_back({std::move(segment), tail_position_, tokens, tokens});
+  segments_.push_back({std::move(segment), codec, tail_position_, tokens, tokens});
   tail_position_ += static_cast<uint64_t>(tokens);
   calibration_ = std::move(calibration);
   query_second_moments_ = {};

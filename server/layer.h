@@ -94,8 +94,10 @@ class Layer {
   bool has_due() const { return !due_.empty(); }
   // Only if has_due().
   DueSegment NextDue() const;
-  // `segment` holds the tokens of NextDue(), made with `calibration` (null for raw).
-  DroppedExtents Seal(ExtentRef segment, std::shared_ptr<const LayerCalibration> calibration);
+  // `segment` holds the tokens of NextDue(), encoded with `codec`. `calibration`: of the session's
+  // layer from now on, null for raw sessions.
+  DroppedExtents Seal(ExtentRef segment, Codec codec,
+                      std::shared_ptr<const LayerCalibration> calibration);
 
   absl::optional<CutExtent> ExtentCutBy(uint64_t token_count) const;
   // Drops the tokens from `token_count` on; nothing if there are none. `copy` replaces the extent

@@ -46,7 +46,7 @@ ReconstructionError MeasureReconstruction(Backend* backend, const SealBlocks& so
   const int tokens = static_cast<int>(source.blocks.size()) * kBlockTokens;
   const Values exact = DecodeRuns(backend, source, nullptr, blocks);
   const Values decoded = DecodeRuns(backend, source, calibration,
-                                    {{TokenRun::Form::kSegment, segment, tokens, 0, tokens}});
+                                    {{TokenRun::Form::kPlanes, segment, tokens, 0, tokens}});
   return {RelativeError(exact.k, decoded.k), RelativeError(exact.v, decoded.v)};
 }
 

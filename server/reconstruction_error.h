@@ -15,8 +15,8 @@ struct ReconstructionError {
   double v = 0;
 };
 
-// Decodes `segment`, which was made of `source`, and compares. On the worker; takes a few megabytes
-// of host memory for a segment of 1024 tokens and 8 heads.
+// Decodes the `planes` segment `segment`, which was made of `source`, and compares. On the worker;
+// takes a few megabytes of host memory for a segment of 1024 tokens and 8 heads.
 ReconstructionError MeasureReconstruction(Backend* backend, const SealBlocks& source,
                                           const LayerCalibration* calibration,
                                           const std::byte* segment);

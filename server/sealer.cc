@@ -80,7 +80,7 @@ absl::StatusOr<bool> SealNext(EngineState* state, Session* session, size_t layer
   DroppedExtents dropped;
   {
     MutexLock lock(state->mu);
-    dropped = session->layers()[layer].Seal(std::move(job.segment), job.calibration);
+    dropped = session->layers()[layer].Seal(std::move(job.segment), job.codec, job.calibration);
   }
   state->observer->OnSealed(job.codec, job.due.token_count,
                             ExactExtentBytes(job.shape, job.dtype, job.due.token_count),

@@ -31,6 +31,7 @@ using DroppedExtents = std::vector<ExtentRef>;
 // One sealed segment of a layer. Its bytes are complete and never change.
 struct Segment {
   ExtentRef extent;
+  Codec codec = Codec::kRaw;
   // Position of its first token.
   uint64_t position = 0;
   // Tokens that it was sealed with.

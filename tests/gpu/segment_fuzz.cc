@@ -19,7 +19,7 @@ void ReadWhole(const std::vector<uint64_t>& aligned) {
   const LayerShape shape{view.kv_heads(), view.kv_heads(), view.head_dim(), 0, 0};
   std::mt19937 random(1);
   const LayerCalibration calibration = RandomCalibration(shape, random);
-  const TokenRun run{TokenRun::Form::kSegment, data, view.tokens(), 0, view.tokens()};
+  const TokenRun run{SegmentForm(view.codec()), data, view.tokens(), 0, view.tokens()};
   const size_t bytes = 4 * shape.row_values() * static_cast<size_t>(view.tokens());
   std::vector<std::byte> k(bytes), v(bytes);
   backend->Decode(shape, view.dtype(), &calibration, {&run, 1}, DType::kFp32, k.data(), v.data());

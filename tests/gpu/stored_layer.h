@@ -118,13 +118,15 @@ class StoredLayer {
       blocks.push_back(extent);
     }
     const SealBlocks source{shape_, dtype_, blocks};
-    std::byte* segment = Allocate(SegmentBytes(shape_, dtype_, codec_, calibration_, count));
-    if (!backend_.Encode(source, codec_, calibration_, segment)) {
+    Codec codec = codec_;
+    std::byte* segment = Allocate(SegmentBytes(shape_, dtype_, codec, calibration_, count));
+    if (!backend_.Encode(source, codec, calibration_, segment)) {
       ++raw_fallbacks_;
+      codec = Codec::kRaw;
       segment = Allocate(SegmentBytes(shape_, dtype_, Codec::kRaw, nullptr, count));
       KVDEPOT_CHECK(backend_.Encode(source, Codec::kRaw, nullptr, segment));
     }
-    runs_.push_back({TokenRun::Form::kSegment, segment, count, 0, count});
+    runs_.push_back({SegmentForm(codec), segment, count, 0, count});
   }
 
   Backend& backend_;

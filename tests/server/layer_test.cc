@@ -28,8 +28,8 @@ class LayerTest : public testing::Test {
     layer_.Append(tokens, fresh, {});
     layer_.CheckInvariants();
   }
-  void Seal() {
-    layer_.Seal(NewExtent(budget_, 1000), nullptr);
+  void Seal(Codec codec = Codec::kPlanes) {
+    layer_.Seal(NewExtent(budget_, 1000), codec, nullptr);
     layer_.CheckInvariants();
   }
   void Truncate(uint64_t token_count) {
@@ -91,6 +91,19 @@ TEST_F(LayerTest, AViewIsCutAtBothEnds) {
   EXPECT_EQ(Runs(15, 17), Rows({{16, 15, 1}, {128, 0, 1}}));
   EXPECT_EQ(Runs(20, 150), Rows({{128, 4, 124}, {64, 0, 6}}));
   EXPECT_EQ(Runs(300, 300), Rows());
+}
+
+TEST_F(LayerTest, ARunSaysHowItsTokensAreStored) {
+  Append(400);
+  layer_.Decide({128, 64});
+  Seal(Codec::kPlanes);
+  Seal(Codec::kRaw);
+  const std::vector<TokenRun> runs = layer_.View(0, 210).runs;
+  ASSERT_EQ(runs.size(), 4u);
+  EXPECT_EQ(runs[0].form, TokenRun::Form::kExact);
+  EXPECT_EQ(runs[1].form, TokenRun::Form::kPlanes);
+  EXPECT_EQ(runs[2].form, TokenRun::Form::kRaw);
+  EXPECT_EQ(runs[3].form, TokenRun::Form::kExact);
 }
 
 TEST_F(LayerTest, AViewKeepsItsExtents) {
