@@ -13,34 +13,10 @@
 #include "absl/types/span.h"
 #include "gpu/calibration.h"
 #include "gpu/planes/pattern.h"
+#include "gpu/segment_header.h"
 #include "gpu/shape.h"
 
 namespace kvdepot {
-
-inline constexpr uint16_t kSegmentFormatVersion = 0;
-
-// The first 64 bytes as they lie in memory; pattern numbers follow.
-struct SegmentHeader {
-  uint8_t magic[4];
-  uint16_t version;
-  uint8_t codec;
-  uint8_t dtype;
-  uint32_t tokens;
-  uint16_t kv_heads;
-  uint16_t head_dim;
-  uint64_t size_bytes;
-  uint64_t checksum;
-  uint8_t calibration_hash[16];
-  uint8_t zero[16];
-};
-static_assert(sizeof(SegmentHeader) == 64, "gpu/FORMAT.md");
-static_assert(offsetof(SegmentHeader, size_bytes) == 16 &&
-                  offsetof(SegmentHeader, calibration_hash) == 32,
-              "gpu/FORMAT.md");
-
-constexpr size_t SegmentHeaderBytes(int kv_heads) {
-  return (sizeof(SegmentHeader) + 2 * static_cast<size_t>(kv_heads) + 127) / 128 * 128;
-}
 
 class SegmentView {
  public:

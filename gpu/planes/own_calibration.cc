@@ -56,29 +56,43 @@ int PatternBelow(int head_dim, Profile profile) {
   return number;
 }
 
-LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
-                                   absl::Span<const float> query_second_moments) {
-  const int head_dim = source.shape.head_dim;
-  KVDEPOT_CHECK(query_second_moments.empty() ||
-                query_second_moments.size() == source.shape.row_values());
+LayerCalibration CalibrationOf(const LayerShape& shape, Profile profile,
+                               absl::Span<const float> variance,
+                               absl::Span<const float> query_second_moments) {
+  const int head_dim = shape.head_dim;
+  KVDEPOT_CHECK(variance.size() == 2 * shape.row_values());
+  KVDEPOT_CHECK(query_second_moments.empty() || query_second_moments.size() == shape.row_values());
   LayerCalibration calibration;
-  for (int head = 0; head < source.shape.kv_heads; ++head) {
+  for (int head = 0; head < shape.kv_heads; ++head) {
+    const float* k_variance = variance.data() + 2 * head * head_dim;
     float importance[kHeadDimMax];
-    HeadLayout layout;
-    ChannelVariance(TensorBlocksOf(source, head, /*is_key=*/true), importance);
+    std::copy(k_variance, k_variance + head_dim, importance);
     if (!query_second_moments.empty()) {
       const float* q2 = query_second_moments.data() + head * head_dim;
       for (int c = 0; c < head_dim; ++c) importance[c] = importance[c] * q2[c];
     }
+    HeadLayout layout;
     layout.k = {DescendingOrder(importance, head_dim),
                 static_cast<uint8_t>(PatternAbove(head_dim, profile))};
-    ChannelVariance(TensorBlocksOf(source, head, /*is_key=*/false), importance);
-    layout.v = {DescendingOrder(importance, head_dim),
+    layout.v = {DescendingOrder(k_variance + head_dim, head_dim),
                 static_cast<uint8_t>(PatternBelow(head_dim, profile))};
     calibration.heads.push_back(std::move(layout));
   }
   calibration.hash_prefix = HashOf(calibration);
   return calibration;
+}
+
+LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
+                                   absl::Span<const float> query_second_moments) {
+  std::vector<float> variance(2 * source.shape.row_values());
+  float* tensor = variance.data();
+  for (int head = 0; head < source.shape.kv_heads; ++head) {
+    for (const bool is_key : {true, false}) {
+      ChannelVariance(TensorBlocksOf(source, head, is_key), tensor);
+      tensor += source.shape.head_dim;
+    }
+  }
+  return CalibrationOf(source.shape, profile, variance, query_second_moments);
 }
 
 }  // namespace kvdepot::planes

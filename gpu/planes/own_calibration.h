@@ -18,6 +18,12 @@ constexpr int ProfileQuarterBits(Profile profile) {
 int PatternAbove(int head_dim, Profile profile);
 int PatternBelow(int head_dim, Profile profile);
 
+// A calibration from the channels' variances, [kv_head][K, V][channel] (ChannelVariance of
+// encode_cpu.h), and the query second moments, [kv_head][channel] or empty.
+LayerCalibration CalibrationOf(const LayerShape& shape, Profile profile,
+                               absl::Span<const float> variance,
+                               absl::Span<const float> query_second_moments);
+
 // As Backend::DeriveCalibration.
 LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
                                    absl::Span<const float> query_second_moments);
