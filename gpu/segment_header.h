@@ -10,6 +10,8 @@
 namespace kvdepot {
 
 inline constexpr uint16_t kSegmentFormatVersion = 0;
+// The checksum is a hash of the hashes of such pieces.
+inline constexpr size_t kChecksumPieceBytes = 4096;
 
 // Pattern numbers follow: of K and of V, head after head.
 struct SegmentHeader {

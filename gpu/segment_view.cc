@@ -1,6 +1,8 @@
 #include "gpu/segment_view.h"
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 #define XXH_INLINE_ALL
 #include "absl/strings/str_cat.h"
@@ -14,7 +16,6 @@ namespace {
 
 constexpr uint8_t kMagic[4] = {'K', 'V', 'D', 'S'};
 constexpr int kKvHeadsMax = 1024;
-constexpr size_t kChecksumOffset = offsetof(SegmentHeader, checksum);
 
 absl::Status Damaged(absl::string_view field, uint64_t value, absl::string_view expected) {
   return absl::DataLossError(
@@ -84,14 +85,18 @@ void WriteSegmentHeader(const LayerShape& shape, DType dtype, Codec codec,
 }
 
 uint64_t SegmentChecksum(absl::Span<const std::byte> segment) {
-  XXH3_state_t state;
-  XXH3_64bits_reset(&state);
-  const uint64_t zero = 0;
-  XXH3_64bits_update(&state, segment.data(), kChecksumOffset);
-  XXH3_64bits_update(&state, &zero, sizeof(zero));
-  XXH3_64bits_update(&state, segment.data() + kChecksumOffset + sizeof(zero),
-                     segment.size() - kChecksumOffset - sizeof(zero));
-  return XXH3_64bits_digest(&state);
+  std::byte first[kChecksumPieceBytes];
+  const size_t first_bytes = std::min(segment.size(), sizeof(first));
+  memcpy(first, segment.data(), first_bytes);
+  memset(first + offsetof(SegmentHeader, checksum), 0, sizeof(uint64_t));
+
+  std::vector<uint64_t> hashes;
+  hashes.reserve(segment.size() / kChecksumPieceBytes + 1);
+  for (size_t begin = 0; begin < segment.size(); begin += kChecksumPieceBytes) {
+    const size_t bytes = std::min(segment.size() - begin, kChecksumPieceBytes);
+    hashes.push_back(XXH3_64bits(begin == 0 ? first : segment.data() + begin, bytes));
+  }
+  return XXH3_64bits(hashes.data(), hashes.size() * sizeof(uint64_t));
 }
 
 absl::Status ValidateSegment(absl::Span<const std::byte> bytes) {

@@ -57,7 +57,7 @@ class SegmentView {
 void WriteSegmentHeader(const LayerShape& shape, DType dtype, Codec codec,
                         const LayerCalibration* calibration, int tokens, std::byte* segment);
 
-// XXH3-64 of the segment with its checksum field taken as zero.
+// gpu/FORMAT.md, "Checksum", whatever the checksum field holds. `segment` has a whole header.
 uint64_t SegmentChecksum(absl::Span<const std::byte> segment);
 
 // Checks everything that reading a segment relies on: magic, version, geometry, pattern numbers,

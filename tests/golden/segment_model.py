@@ -18,6 +18,7 @@ MAGIC = b"KVDS"
 VERSION = 0
 RAW, PLANES = 1, 2
 CHECKSUM_AT = 24
+CHECKSUM_PIECE = 4096
 
 
 # Sizes
@@ -211,15 +212,24 @@ def _with_header(
         "<4sHBBIHHQQ16s16x", MAGIC, VERSION, codec, dtype, tokens, heads, head_dim, size, 0, hash16
     )
     segment = (header + pattern_numbers).ljust(header_bytes(heads), b"\0") + parts
-    return _with_checksum(segment, xxhash.xxh3_64_intdigest(segment))
+    return _with_checksum(segment, checksum(segment))
 
 
-def _with_checksum(segment: bytes, checksum: int) -> bytes:
-    return segment[:CHECKSUM_AT] + struct.pack("<Q", checksum) + segment[CHECKSUM_AT + 8 :]
+def checksum(segment: bytes) -> int:
+    """Whatever the checksum field holds."""
+    zeroed = _with_checksum(segment, 0)
+    hashes = b""
+    for at in range(0, len(zeroed), CHECKSUM_PIECE):
+        hashes += struct.pack("<Q", xxhash.xxh3_64_intdigest(zeroed[at : at + CHECKSUM_PIECE]))
+    return xxhash.xxh3_64_intdigest(hashes)
+
+
+def _with_checksum(segment: bytes, value: int) -> bytes:
+    return segment[:CHECKSUM_AT] + struct.pack("<Q", value) + segment[CHECKSUM_AT + 8 :]
 
 
 def _check(segment: bytes) -> None:
     assert segment[:4] == MAGIC and struct.unpack_from("<H", segment, 4) == (VERSION,)
-    size, checksum = struct.unpack_from("<QQ", segment, 16)
+    size, stored = struct.unpack_from("<QQ", segment, 16)
     assert size == len(segment)
-    assert checksum == xxhash.xxh3_64_intdigest(_with_checksum(segment, 0))
+    assert stored == checksum(segment)
