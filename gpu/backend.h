@@ -1,12 +1,13 @@
 // Who executes: device memory and everything that is computed on it.
 //
-// Thread safety: Allocate and the destructors of extents may be called from any thread. The other
-// methods are called by one thread at a time (whoever has the engine's turn) and return when their
-// work is done.
+// Thread safety: what says so, and the destructors of extents, may be called from any thread. The
+// other methods are called by one thread at a time (whoever has the engine's turn). They return
+// when their results can be used: in host memory at once, in device memory by later calls.
 //
 // Errors: arguments that a client can influence (values, sizes, positions) yield a Status;
 // pointers, runs and shapes come from the engine, which has checked them, so a violated
-// precondition aborts.
+// precondition aborts. A device that fails cannot be used again in this process: from then on
+// health() says why, and whatever a method left behind since its last OK is undefined.
 #ifndef KVDEPOT_GPU_BACKEND_H_
 #define KVDEPOT_GPU_BACKEND_H_
 
@@ -19,28 +20,12 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "gpu/calibration.h"
+#include "gpu/extent.h"
 #include "gpu/shape.h"
+#include "gpu/slab_pool.h"
 #include "gpu/token_run.h"
 
 namespace kvdepot {
-
-// Owns a piece of device memory; frees it when destroyed. The bytes are uninitialised.
-class Extent {
- public:
-  virtual ~Extent() = default;
-  Extent(const Extent&) = delete;
-  Extent& operator=(const Extent&) = delete;
-
-  std::byte* data() const { return data_; }
-  size_t size_bytes() const { return size_bytes_; }
-
- protected:
-  Extent(std::byte* data, size_t size_bytes) : data_(data), size_bytes_(size_bytes) {}
-
- private:
-  std::byte* data_;
-  size_t size_bytes_;
-};
 
 // Tokens in host memory: k and v are [token][kv_head][channel] in the session's dtype, dense.
 struct HostTokens {
@@ -90,9 +75,21 @@ class Backend {
   // The processor's name or the GPU's UUID.
   virtual std::string device() const = 0;
 
-  // RESOURCE_EXHAUSTED if the device has no such memory left. The engine's budget is checked
-  // before.
-  virtual absl::StatusOr<std::unique_ptr<Extent>> Allocate(size_t size_bytes) = 0;
+  // OK, or INTERNAL with the failure that ended the device's use. Any thread.
+  virtual absl::Status health() const { return absl::OkStatus(); }
+
+  // What the device has for sessions: what a budget in per cent is a part of. Any thread.
+  virtual uint64_t memory_bytes() const = 0;
+  // How many bytes extents may take; without limit until it is called first. Any thread.
+  virtual void SetBudget(uint64_t /*budget_bytes*/) {}
+  // Of the slabs that extents are cut from; zeros where there are none. Any thread.
+  virtual SlabUsage slab_usage() const { return {}; }
+
+  // RESOURCE_EXHAUSTED, naming device_memory if the device has no such memory left, or budget_bytes
+  // if no slab of this tenant and use has room and the budget none for another. The engine's own
+  // ledger is checked before. Any thread.
+  virtual absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
+                                                           size_t size_bytes) = 0;
 
   // INVALID_ARGUMENT if any of `value_count` values in host memory is infinite or not a number; the
   // message names `field` and the index of the first such value.

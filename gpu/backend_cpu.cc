@@ -14,6 +14,7 @@
 #include "gpu/check.h"
 #include "gpu/decode_runs_cpu.h"
 #include "gpu/finite_cpu.h"
+#include "gpu/host_memory.h"
 #include "gpu/planes/encode_cpu.h"
 #include "gpu/planes/format.h"
 #include "gpu/planes/own_calibration.h"
@@ -47,13 +48,16 @@ class CpuBackend : public Backend {
   std::string name() const override { return "cpu"; }
   std::string device() const override { return ProcessorName(); }
 
-  absl::StatusOr<std::unique_ptr<Extent>> Allocate(size_t size_bytes) override {
+  uint64_t memory_bytes() const override { return HostMemoryBytes(); }
+
+  absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& /*tenant*/, ExtentUse /*use*/,
+                                                   size_t size_bytes) override {
     const size_t rounded =
         (size_bytes + kExtentAlignment - 1) / kExtentAlignment * kExtentAlignment;
     void* memory = std::aligned_alloc(kExtentAlignment, rounded);
     if (memory == nullptr) {
       return absl::ResourceExhaustedError(
-          absl::StrCat("host memory: no ", size_bytes, " bytes left"));
+          absl::StrCat("device_memory: the host has no ", size_bytes, " bytes left"));
     }
     return std::unique_ptr<Extent>(
         std::make_unique<HostExtent>(static_cast<std::byte*>(memory), size_bytes));

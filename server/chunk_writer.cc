@@ -65,7 +65,8 @@ absl::StatusOr<ChunkWriter> ChunkWriter::Prepare(EngineState* state, Session* se
       sizes_bytes.push_back(ExactExtentBytes(shape, dtype, capacity));
     }
   }
-  absl::StatusOr<std::vector<ExtentRef>> fresh = state->Allocate(session->tenant(), sizes_bytes);
+  absl::StatusOr<std::vector<ExtentRef>> fresh =
+      state->Allocate(session->tenant(), ExtentUse::kTail, sizes_bytes);
   if (!fresh.ok()) return fresh.status();
   writer.fresh_ = *std::move(fresh);
   return writer;

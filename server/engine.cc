@@ -68,6 +68,17 @@ class EngineImpl final : public Engine {
     StartFetch(&state_, caller, session_id, layer, position, token_count, dtype, std::move(done));
   }
 
+  void SetBudget(uint64_t budget_bytes) override {
+    state_.budget.SetBudget(budget_bytes);
+    state_.backend->SetBudget(budget_bytes);
+  }
+  uint64_t budget_bytes() const override { return state_.budget.budget_bytes(); }
+  uint64_t tenant_quota_bytes() const override {
+    const uint64_t quota = state_.options.tenant_quota_bytes;
+    return quota == 0 ? budget_bytes() : quota;
+  }
+  SlabUsage slab_usage() const override { return state_.backend->slab_usage(); }
+
   uint64_t used_bytes() const override { return state_.budget.used_bytes(); }
   uint64_t tenant_used_bytes(const std::string& tenant) const override {
     return state_.budget.tenant_used_bytes(tenant);
@@ -227,7 +238,6 @@ void EngineImpl::CheckInvariants() {
     KVDEPOT_CHECK(exact ? used == bytes : used >= bytes);
   }
   KVDEPOT_CHECK(exact ? used_bytes() == total : used_bytes() >= total);
-  KVDEPOT_CHECK(used_bytes() <= state_.options.budget_bytes);
 }
 
 }  // namespace

@@ -25,6 +25,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "gpu/backend.h"
+#include "gpu/slab_pool.h"
 #include "server/calibration_store.h"
 #include "server/clock.h"
 #include "server/engine_observer.h"
@@ -110,6 +111,14 @@ class Engine {
   virtual void Drain(absl::Time deadline) = 0;
   // Deletes sessions whose time has come; the daemon calls it once a second.
   virtual void ExpireSessions() = 0;
+
+  // How many bytes all sessions together may take from now on. Less than they take is fine: what
+  // they hold stays, and whoever needs more is refused until enough is given up.
+  virtual void SetBudget(uint64_t budget_bytes) = 0;
+  virtual uint64_t budget_bytes() const = 0;
+  // What one tenant may use.
+  virtual uint64_t tenant_quota_bytes() const = 0;
+  virtual SlabUsage slab_usage() const = 0;
 
   // Bytes in use, over all tenants and of one.
   virtual uint64_t used_bytes() const = 0;

@@ -9,7 +9,8 @@
 namespace kvdepot {
 
 struct EngineOptions {
-  // Memory of all sessions: segments, sinks and tails.
+  // Memory of all sessions: segments, sinks and tails. Where the engine begins; SetBudget changes
+  // it.
   uint64_t budget_bytes = uint64_t{1} << 30;
   // What one tenant may use of it. 0: all of it.
   uint64_t tenant_quota_bytes = 0;
@@ -58,10 +59,6 @@ struct EngineOptions {
   // Every so many sealed segments one is decoded and compared with its exact tokens. 0: never. At
   // 64 the comparison costs about one part in a hundred of the sealing.
   int error_sample_interval = 64;
-
-  uint64_t tenant_quota() const {
-    return tenant_quota_bytes == 0 ? budget_bytes : tenant_quota_bytes;
-  }
 
   // One line for each value out of its range, naming field, value and range. Empty: all are fine.
   std::vector<std::string> Problems() const;

@@ -18,17 +18,18 @@ EngineState::EngineState(const EngineOptions& engine_options,
       calibrations(engine_calibrations),
       clock(engine_clock),
       observer(engine_observer),
-      budget(options.budget_bytes, options.tenant_quota()),
+      budget(options.budget_bytes, options.tenant_quota_bytes),
       backend(std::move(engine_backend)),
       queue(options.queued_requests_per_tenant_max, clock) {
   KVDEPOT_CHECK(options.Problems().empty());
+  backend->SetBudget(options.budget_bytes);
 }
 
 EngineState::~EngineState() = default;
 
 absl::Status EngineState::CheckAccepting() const {
   if (draining) return absl::UnavailableError("draining: the daemon is about to end");
-  return absl::OkStatus();
+  return backend->health();
 }
 
 absl::StatusOr<std::shared_ptr<Session>> EngineState::Find(const std::string& tenant,
@@ -41,17 +42,14 @@ absl::StatusOr<std::shared_ptr<Session>> EngineState::Find(const std::string& te
 }
 
 absl::StatusOr<std::vector<ExtentRef>> EngineState::Allocate(
-    const std::string& tenant, const std::vector<uint64_t>& sizes_bytes) {
+    const std::string& tenant, ExtentUse use, const std::vector<uint64_t>& sizes_bytes) {
   absl::StatusOr<MemoryCharge> charge =
       budget.Reserve(tenant, std::accumulate(sizes_bytes.begin(), sizes_bytes.end(), uint64_t{0}));
   if (!charge.ok()) return charge.status();
   std::vector<ExtentRef> extents;
   for (const uint64_t size_bytes : sizes_bytes) {
-    absl::StatusOr<std::unique_ptr<Extent>> memory = backend->Allocate(size_bytes);
-    if (!memory.ok()) {
-      return absl::Status(memory.status().code(),
-                          absl::StrCat("device_memory: ", memory.status().message()));
-    }
+    absl::StatusOr<std::unique_ptr<Extent>> memory = backend->Allocate(tenant, use, size_bytes);
+    if (!memory.ok()) return memory.status();
     extents.push_back(std::make_shared<StoredExtent>(
         StoredExtent{charge->Split(size_bytes), *std::move(memory)}));
   }

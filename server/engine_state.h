@@ -30,7 +30,7 @@ struct EngineState {
               EngineObserver* engine_observer);
   ~EngineState();
 
-  // UNAVAILABLE while draining.
+  // UNAVAILABLE while draining, INTERNAL after the device has failed.
   absl::Status CheckAccepting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   // NOT_FOUND: no such session of this tenant.
   absl::StatusOr<std::shared_ptr<Session>> Find(const std::string& tenant,
@@ -39,7 +39,7 @@ struct EngineState {
 
   // Extents of these sizes, charged to `tenant`: all of them or none. RESOURCE_EXHAUSTED naming the
   // limit.
-  absl::StatusOr<std::vector<ExtentRef>> Allocate(const std::string& tenant,
+  absl::StatusOr<std::vector<ExtentRef>> Allocate(const std::string& tenant, ExtentUse use,
                                                   const std::vector<uint64_t>& sizes_bytes);
 
   const EngineOptions options;
@@ -49,7 +49,7 @@ struct EngineState {
   EngineObserver* const observer;
 
   MemoryBudget budget;
-  // But for Allocate, of the worker alone.
+  // Of the worker alone, but for what may be called from any thread.
   const std::unique_ptr<Backend> backend;
   // `planes` segments so far, of the worker alone.
   uint64_t planes_segments = 0;

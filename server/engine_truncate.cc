@@ -68,7 +68,7 @@ class TruncateWork final : public EngineWork<SessionInfo> {
       if (cut.has_value()) sizes_bytes.push_back(cut->extent->memory->size_bytes());
     }
     absl::StatusOr<std::vector<ExtentRef>> fresh =
-        state()->Allocate(session->tenant(), sizes_bytes);
+        state()->Allocate(session->tenant(), ExtentUse::kTail, sizes_bytes);
     if (!fresh.ok()) return fresh.status();
 
     std::vector<ExtentRef> copies(cuts.size());

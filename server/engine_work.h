@@ -58,6 +58,10 @@ class EngineWork : public Work {
  private:
   // The caller may act on the result at once: all that the call held is free before.
   void End(absl::StatusOr<T> result) {
+    // What a failed device computed must not reach anybody.
+    if (absl::Status health = state_->backend->health(); result.ok() && !health.ok()) {
+      result = std::move(health);
+    }
     Release();
     in_flight_.reset();
     const absl::Time now = state_->clock->Now();

@@ -33,7 +33,7 @@ MemoryCharge MemoryCharge::Split(uint64_t bytes) {
 }
 
 MemoryBudget::MemoryBudget(uint64_t budget_bytes, uint64_t tenant_quota_bytes)
-    : budget_bytes_(budget_bytes), tenant_quota_bytes_(tenant_quota_bytes) {}
+    : tenant_quota_bytes_(tenant_quota_bytes), budget_bytes_(budget_bytes) {}
 
 MemoryBudget::~MemoryBudget() { KVDEPOT_CHECK(used_bytes() == 0); }
 
@@ -47,12 +47,23 @@ absl::StatusOr<MemoryCharge> MemoryBudget::Reserve(const std::string& tenant, ui
   if (bytes > budget_bytes_ || used_bytes_ > budget_bytes_ - bytes) {
     return exhausted("budget_bytes", used_bytes_, budget_bytes_);
   }
-  if (bytes > tenant_quota_bytes_ || tenant_used > tenant_quota_bytes_ - bytes) {
-    return exhausted("tenant_quota_bytes", tenant_used, tenant_quota_bytes_);
+  const uint64_t quota = tenant_quota_bytes_ == 0 ? budget_bytes_ : tenant_quota_bytes_;
+  if (bytes > quota || tenant_used > quota - bytes) {
+    return exhausted("tenant_quota_bytes", tenant_used, quota);
   }
   tenant_used += bytes;
   used_bytes_ += bytes;
   return MemoryCharge(this, &tenant_used, bytes);
+}
+
+void MemoryBudget::SetBudget(uint64_t budget_bytes) {
+  MutexLock lock(mu_);
+  budget_bytes_ = budget_bytes;
+}
+
+uint64_t MemoryBudget::budget_bytes() const {
+  MutexLock lock(mu_);
+  return budget_bytes_;
 }
 
 uint64_t MemoryBudget::used_bytes() const {

@@ -39,6 +39,7 @@ class MemoryCharge {
 };
 
 // Thread-safe. Its lock is a leaf: charges may be dropped with or without other locks held.
+// `tenant_quota_bytes` 0 stands for the whole budget, whatever it is.
 class MemoryBudget {
  public:
   MemoryBudget(uint64_t budget_bytes, uint64_t tenant_quota_bytes);
@@ -49,6 +50,10 @@ class MemoryBudget {
   // those asked for.
   absl::StatusOr<MemoryCharge> Reserve(const std::string& tenant, uint64_t bytes);
 
+  // Charges beyond a smaller budget stay; nothing more is reserved until they are few enough.
+  void SetBudget(uint64_t budget_bytes);
+
+  uint64_t budget_bytes() const;
   uint64_t used_bytes() const;
   uint64_t tenant_used_bytes(const std::string& tenant) const;
 
@@ -56,9 +61,9 @@ class MemoryBudget {
   friend class MemoryCharge;
   void Release(uint64_t* tenant_used, uint64_t bytes);
 
-  const uint64_t budget_bytes_;
   const uint64_t tenant_quota_bytes_;
   mutable Mutex mu_;
+  uint64_t budget_bytes_ ABSL_GUARDED_BY(mu_);
   uint64_t used_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   // Entries are never erased: charges point at them, and the daemon's token file bounds the
   // tenants.

@@ -65,6 +65,16 @@ void Metrics::AddMemory() {
                      .Help("Memory that sessions use: segments, sinks and tails.")
                      .Register(registry_)
                      .Add({});
+  slab_bytes_ = &BuildGauge()
+                     .Name("kvdepot_memory_slab_bytes")
+                     .Help("Device memory taken in slabs for sessions; 0 where there are no slabs.")
+                     .Register(registry_)
+                     .Add({});
+  slab_unused_bytes_ = &BuildGauge()
+                            .Name("kvdepot_memory_slab_unused_bytes")
+                            .Help("Of the slabs, what no session uses: room and gaps.")
+                            .Register(registry_)
+                            .Add({});
   sessions_ = &BuildGauge()
                    .Name("kvdepot_sessions")
                    .Help("Sessions held, over all tenants.")
@@ -174,11 +184,13 @@ void Metrics::SetBuildInfo(const BuildInfo& info) {
             {"epoch", absl::StrCat(absl::Hex(info.epoch, absl::kZeroPad16))}})
       .Set(1);
   start_time_->Set(absl::ToDoubleSeconds(info.start_time - absl::UnixEpoch()));
-  budget_bytes_->Set(static_cast<double>(info.budget_bytes));
 }
 
 void Metrics::SetUsage(const Usage& usage) {
+  budget_bytes_->Set(static_cast<double>(usage.budget_bytes));
   used_bytes_->Set(static_cast<double>(usage.used_bytes));
+  slab_bytes_->Set(static_cast<double>(usage.slab_bytes));
+  slab_unused_bytes_->Set(static_cast<double>(usage.slab_unused_bytes));
   sessions_->Set(static_cast<double>(usage.session_count));
   const auto set = [](const CodecGauges& gauges, const Usage::Bytes& bytes) {
     gauges.logical_bytes->Set(static_cast<double>(bytes.logical));

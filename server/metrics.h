@@ -29,16 +29,18 @@ struct BuildInfo {
   std::string device;
   uint64_t epoch = 0;
   absl::Time start_time;
-  uint64_t budget_bytes = 0;
 };
 
-// What sessions take at one moment.
+// What sessions may take and take at one moment.
 struct Usage {
   struct Bytes {
     uint64_t logical = 0;
     uint64_t stored = 0;
   };
+  uint64_t budget_bytes = 0;
   uint64_t used_bytes = 0;
+  uint64_t slab_bytes = 0;
+  uint64_t slab_unused_bytes = 0;
   uint64_t session_count = 0;
   Bytes raw;
   Bytes planes;
@@ -115,6 +117,8 @@ class Metrics final : public EngineObserver {
   prometheus::Gauge* start_time_ = nullptr;
   prometheus::Gauge* budget_bytes_ = nullptr;
   prometheus::Gauge* used_bytes_ = nullptr;
+  prometheus::Gauge* slab_bytes_ = nullptr;
+  prometheus::Gauge* slab_unused_bytes_ = nullptr;
   prometheus::Gauge* sessions_ = nullptr;
   CodecGauges raw_held_{};
   CodecGauges planes_held_{};

@@ -27,7 +27,8 @@ absl::StatusOr<bool> Encode(EngineState* state, const std::string& tenant, SealJ
   const LayerCalibration* calibration =
       job.codec == Codec::kPlanes ? job.calibration.get() : nullptr;
   absl::StatusOr<std::vector<ExtentRef>> extents = state->Allocate(
-      tenant, {SegmentBytes(job.shape, job.dtype, job.codec, calibration, job.due.token_count)});
+      tenant, ExtentUse::kSealed,
+      {SegmentBytes(job.shape, job.dtype, job.codec, calibration, job.due.token_count)});
   if (!extents.ok()) return extents.status();
   job.segment = (*extents)[0];
   return state->backend->Encode(job.source(), job.codec, calibration, job.segment->data());

@@ -20,7 +20,6 @@
 #include "absl/time/time.h"
 #include "gpu/backend.h"
 #include "server/calibration_folder.h"
-#include "server/host_memory.h"
 #include "server/unix_socket.h"
 #include "server/version.h"
 
@@ -87,13 +86,12 @@ absl::Status Server::ReadFiles() {
 
 void Server::MakeEngine() {
   std::unique_ptr<Backend> backend = MakeCpuBackend(options_.threads);
-  options_.engine.budget_bytes = options_.memory_budget.Of(HostMemoryBytes());
+  options_.engine.budget_bytes = options_.memory_budget.Of(backend->memory_bytes());
   context_.build.version = kVersion;
   context_.build.backend = backend->name();
   context_.build.device = backend->device();
   context_.build.epoch = RandomEpoch();
   context_.build.start_time = clock_.Now();
-  context_.build.budget_bytes = options_.engine.budget_bytes;
   metrics_.SetBuildInfo(context_.build);
   engine_ = Engine::Make(options_.engine, std::move(backend), &calibrations_, &clock_, &metrics_);
   context_.options = options_;
@@ -109,10 +107,16 @@ absl::Status Server::StartPages() {
   absl::StatusOr<std::unique_ptr<HttpPages>> pages =
       HttpPages::Start(options_.metrics_address, [this] {
         const EngineTotals totals = engine_->totals();
-        metrics_.SetUsage({engine_->used_bytes(),
-                           engine_->session_count(),
-                           {totals.raw.logical, totals.raw.stored},
-                           {totals.planes.logical, totals.planes.stored}});
+        const SlabUsage slabs = engine_->slab_usage();
+        Usage usage;
+        usage.budget_bytes = engine_->budget_bytes();
+        usage.used_bytes = engine_->used_bytes();
+        usage.slab_bytes = slabs.slab_bytes;
+        usage.slab_unused_bytes = slabs.unused_bytes;
+        usage.session_count = engine_->session_count();
+        usage.raw = {totals.raw.logical, totals.raw.stored};
+        usage.planes = {totals.planes.logical, totals.planes.stored};
+        metrics_.SetUsage(usage);
         return metrics_.Text();
       });
   if (!pages.ok()) return pages.status();
@@ -173,7 +177,7 @@ void Server::LogStart() {
              {"device", context_.build.device},
              {"threads", absl::StrCat(options_.threads)},
              {"budget_bytes", absl::StrCat(options_.engine.budget_bytes)},
-             {"tenant_quota_bytes", absl::StrCat(options_.engine.tenant_quota())},
+             {"tenant_quota_bytes", absl::StrCat(engine_->tenant_quota_bytes())},
              {"message_bytes_max", absl::StrCat(options_.message_bytes_max)},
              {"tokens", absl::StrCat(tenants_.token_count())},
              {"calibrations", absl::StrCat(calibration_count_)},

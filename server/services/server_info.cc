@@ -6,7 +6,7 @@ namespace {
 // gpu/FORMAT.md: 0 until the format is frozen.
 constexpr uint32_t kFormatVersion = 0;
 
-void FillLimits(const Options& options, v1::Limits* limits) {
+void FillLimits(const Options& options, uint64_t tenant_quota_bytes, v1::Limits* limits) {
   const EngineOptions& engine = options.engine;
   limits->set_message_bytes_max(options.message_bytes_max);
   limits->set_sessions_per_tenant_max(static_cast<uint32_t>(engine.sessions_per_tenant_max));
@@ -21,7 +21,7 @@ void FillLimits(const Options& options, v1::Limits* limits) {
   limits->set_page_size_max(static_cast<uint32_t>(engine.page_size_max));
   limits->set_queued_requests_per_tenant_max(
       static_cast<uint32_t>(engine.queued_requests_per_tenant_max));
-  limits->set_tenant_quota_bytes(engine.tenant_quota());
+  limits->set_tenant_quota_bytes(tenant_quota_bytes);
 }
 
 }  // namespace
@@ -37,8 +37,8 @@ void FillServerInfo(const ServiceContext& context, const std::string& tenant,
     response->add_dtypes(dtype);
   }
   response->set_format_version(kFormatVersion);
-  FillLimits(context.options, response->mutable_limits());
-  response->set_budget_bytes(context.options.engine.budget_bytes);
+  FillLimits(context.options, context.engine->tenant_quota_bytes(), response->mutable_limits());
+  response->set_budget_bytes(context.engine->budget_bytes());
   response->set_used_bytes(context.engine->used_bytes());
   response->set_metrics_address(context.metrics_address);
   response->set_tenant(tenant);

@@ -341,7 +341,7 @@ TEST_P(BackendContractTest, DamagedSegmentsAreFound) {
 TEST_P(BackendContractTest, BytesComeBackAsTheyWereWritten) {
   std::vector<std::byte> written(100'000);
   for (size_t i = 0; i < written.size(); ++i) written[i] = static_cast<std::byte>(i * 7 % 251);
-  auto extent = backend_->Allocate(written.size());
+  auto extent = backend_->Allocate("tenant", ExtentUse::kTail, written.size());
   ASSERT_TRUE(extent.ok());
   backend_->WriteBytes(written.data(), written.size(), (*extent)->data());
   std::vector<std::byte> read(written.size());

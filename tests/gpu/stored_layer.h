@@ -98,7 +98,7 @@ class StoredLayer {
 
  private:
   std::byte* Allocate(size_t bytes) {
-    auto extent = backend_.Allocate(bytes);
+    auto extent = backend_.Allocate("tenant", ExtentUse::kTail, bytes);
     KVDEPOT_CHECK(extent.ok());
     extents_.push_back(*std::move(extent));
     return extents_.back()->data();

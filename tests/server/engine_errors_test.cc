@@ -1,6 +1,7 @@
 // Every error of the contract, with its message. A refused call changes nothing.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -11,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "tests/server/engine_fixture.h"
+#include "tests/server/failing_backend.h"
 
 namespace kvdepot {
 namespace {
@@ -345,6 +347,25 @@ TEST_F(EngineErrorsTest, WhatIsStillQueuedAtTheEndIsToldSo) {
     const absl::Status status = pending->Wait().status();
     EXPECT_TRUE(status.ok() || status.code() == absl::StatusCode::kUnavailable) << status;
   }
+}
+
+TEST_F(EngineErrorsTest, AfterTheDeviceFailedNothingIsAnswered) {
+  const absl::Status broken = absl::InternalError("cuda: it broke");
+  std::atomic<bool> failed{false};
+  TestEngine engine({}, std::make_unique<FailingBackend>(&failed));
+  const SessionInfo session = *engine.Create(Spec("s", Codec::kRaw, kShape));
+  ASSERT_TRUE(engine.Append(session, 0, 0, {RandomTokens(random_, kShape, 10)}).ok());
+  auto addition = engine->BeginAppend(engine.caller(), session.id, 1);
+  ASSERT_TRUE(addition.ok());
+  failed = true;
+  EXPECT_EQ(engine.AppendChunk(**addition, Chunk(0, 10, kShape, tokens_)).status(), broken);
+  EXPECT_EQ(engine.Finish(**addition).status(), broken);
+  EXPECT_EQ(engine.Attend(0, {Query(session.id, kShape, q_)}).status(), broken);
+  EXPECT_EQ(engine.Fetch(session.id, 0, 0, 0).status(), broken);
+  EXPECT_EQ(engine.Decode(0, {Step(session, 0, 10, kShape, tokens_, q_)}).status(), broken);
+  EXPECT_EQ(engine.Seal(session).status(), broken);
+  EXPECT_EQ(engine.Truncate(session, 1).status(), broken);
+  EXPECT_EQ(engine.Create(Spec("t", Codec::kRaw, kShape)).status(), broken);
 }
 
 }  // namespace

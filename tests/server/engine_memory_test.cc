@@ -51,6 +51,25 @@ TEST(EngineMemoryTest, ATenantIsBoundByItsQuotaAndTheNextIsNot) {
   EXPECT_EQ(engine->used_bytes(), 2 * (kSinksBytes + kBlockBytes));
 }
 
+TEST(EngineMemoryTest, ABudgetShrinksBelowWhatIsUsedAndGrowsAgain) {
+  EngineOptions options;
+  options.budget_bytes = 10 * kBlockBytes;
+  TestEngine engine(options);
+  std::mt19937 random(4);
+  const SessionInfo session = *engine.Create(Spec("s", Codec::kRaw, kShape));
+  const ModelTokens tokens = RandomTokens(random, kShape, 80);
+  ASSERT_TRUE(engine.Append(session, 0, 0, {tokens}).ok());
+  engine->SetBudget(kBlockBytes);
+  EXPECT_EQ(engine->budget_bytes(), kBlockBytes);
+  EXPECT_EQ(engine->tenant_quota_bytes(), kBlockBytes);
+  EXPECT_EQ(engine.Append(session, 0, 80, {RandomTokens(random, kShape, 1)}).status(),
+            absl::ResourceExhaustedError("budget_bytes: 40960 used of 32768, 32768 more needed"));
+  EXPECT_EQ(engine.FetchAll(session.id, 0).k, tokens.k);
+  engine->CheckInvariants();
+  engine->SetBudget(kSinksBytes + 2 * kBlockBytes);
+  EXPECT_TRUE(engine.Append(session, 0, 80, {RandomTokens(random, kShape, 1)}).ok());
+}
+
 TEST(EngineMemoryTest, ADecodeThatDoesNotFitStoresNoStep) {
   EngineOptions options;
   options.budget_bytes = 3 * kSinksBytes;

@@ -34,6 +34,25 @@ TEST(MemoryBudgetTest, TheBudgetIsSharedByAllTenants) {
   EXPECT_TRUE(budget.Reserve("b", 40).ok());
 }
 
+TEST(MemoryBudgetTest, ASmallerBudgetKeepsChargesAndTakesNoMore) {
+  MemoryBudget budget(100, 0);
+  absl::StatusOr<MemoryCharge> charge = budget.Reserve("a", 60);
+  budget.SetBudget(50);
+  EXPECT_EQ(budget.budget_bytes(), 50u);
+  EXPECT_EQ(budget.used_bytes(), 60u);
+  EXPECT_EQ(budget.Reserve("b", 1).status(),
+            absl::ResourceExhaustedError("budget_bytes: 60 used of 50, 1 more needed"));
+  charge = MemoryCharge();
+  EXPECT_TRUE(budget.Reserve("b", 50).ok());
+  budget.SetBudget(200);
+  EXPECT_TRUE(budget.Reserve("b", 200).ok());
+}
+
+TEST(MemoryBudgetTest, AQuotaOfZeroIsTheWholeBudget) {
+  MemoryBudget budget(100, 0);
+  EXPECT_TRUE(budget.Reserve("a", 100).ok());
+}
+
 TEST(MemoryBudgetTest, AQuotaBindsOneTenant) {
   MemoryBudget budget(100, 50);
   const absl::StatusOr<MemoryCharge> a = budget.Reserve("a", 50);

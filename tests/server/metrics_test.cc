@@ -43,7 +43,8 @@ TEST(Metrics, EverySeriesIsThereBeforeTraffic) {
   for (const auto& [name, value] : series) EXPECT_EQ(value, 0) << name;
   for (const char* name :
        {"kvdepot_start_time_seconds", "kvdepot_memory_budget_bytes", "kvdepot_memory_used_bytes",
-        "kvdepot_sessions", "kvdepot_rpc_started_total{method=\"Decode\"}",
+        "kvdepot_memory_slab_bytes", "kvdepot_memory_slab_unused_bytes", "kvdepot_sessions",
+        "kvdepot_rpc_started_total{method=\"Decode\"}",
         "kvdepot_rpc_handled_total{code=\"OK\",method=\"Append\"}",
         "kvdepot_rpc_handled_total{code=\"RESOURCE_EXHAUSTED\",method=\"Fetch\"}",
         "kvdepot_operation_duration_seconds_count{operation=\"attend\",stage=\"kernel\"}",
@@ -108,8 +109,8 @@ TEST(Metrics, CountsCallsAndRejections) {
 
 TEST(Metrics, TellsWhatTheEngineDid) {
   Metrics metrics;
-  metrics.SetBuildInfo({"1.2.3", "cpu", "A CPU", 0xAB, absl::FromUnixSeconds(50), 1000});
-  metrics.SetUsage({10, 3, {40, 41}, {50, 7}});
+  metrics.SetBuildInfo({"1.2.3", "cpu", "A CPU", 0xAB, absl::FromUnixSeconds(50)});
+  metrics.SetUsage({1000, 10, 64, 54, 3, {40, 41}, {50, 7}});
   metrics.OnAppended(5);
   metrics.OnSealed(Codec::kPlanes, 64, 1000, 140);
   metrics.OnSealDeferred();
@@ -122,6 +123,8 @@ TEST(Metrics, TellsWhatTheEngineDid) {
   EXPECT_EQ(series.at("kvdepot_start_time_seconds"), 50);
   EXPECT_EQ(series.at("kvdepot_memory_budget_bytes"), 1000);
   EXPECT_EQ(series.at("kvdepot_memory_used_bytes"), 10);
+  EXPECT_EQ(series.at("kvdepot_memory_slab_bytes"), 64);
+  EXPECT_EQ(series.at("kvdepot_memory_slab_unused_bytes"), 54);
   EXPECT_EQ(series.at("kvdepot_sessions"), 3);
   EXPECT_EQ(series.at("kvdepot_session_logical_bytes{codec=\"raw\"}"), 40);
   EXPECT_EQ(series.at("kvdepot_session_stored_bytes{codec=\"planes\"}"), 7);

@@ -1,4 +1,4 @@
-#include "server/host_memory.h"
+#include "gpu/host_memory.h"
 
 #include <unistd.h>
 

@@ -1,6 +1,6 @@
 // How much memory this process may count on.
-#ifndef KVDEPOT_SERVER_HOST_MEMORY_H_
-#define KVDEPOT_SERVER_HOST_MEMORY_H_
+#ifndef KVDEPOT_GPU_HOST_MEMORY_H_
+#define KVDEPOT_GPU_HOST_MEMORY_H_
 
 #include <cstdint>
 
@@ -12,4 +12,4 @@ uint64_t HostMemoryBytes();
 
 }  // namespace kvdepot
 
-#endif  // KVDEPOT_SERVER_HOST_MEMORY_H_
+#endif  // KVDEPOT_GPU_HOST_MEMORY_H_

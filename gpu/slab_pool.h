@@ -1,0 +1,96 @@
+// Device memory in slabs: large equal pieces, made on demand up to a budget and cut into extents.
+//
+//   budget  |slab|slab|slab|            |      slabs are made when no range of the group's fits
+//            a    a    b                       group = (tenant, use); a slab never changes its
+//            group |ex|ex|..|ex|                     extents: 256-byte aligned, best fit,
+//            neighbours join
+//
+// Bookkeeping only: where slabs come from is the source's matter, and no byte is touched. A slab
+// whose last extent goes is given back to the source, but for one in the pool, so that a session
+// that comes and goes does not make one each time; that one goes as soon as the budget is short.
+//
+// Thread-safe. The source is called, and slabs are destroyed, from the thread that allocates or
+// frees.
+#ifndef KVDEPOT_GPU_SLAB_POOL_H_
+#define KVDEPOT_GPU_SLAB_POOL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "gpu/extent.h"
+
+namespace kvdepot {
+
+// What a slab's size is a multiple of: the unit in which devices map memory.
+inline constexpr uint64_t kSlabGranularityBytes = uint64_t{2} << 20;
+
+// Makes a slab of that many bytes. Whatever an earlier owner left in it is gone.
+using SlabSource = std::function<absl::StatusOr<std::unique_ptr<Extent>>(size_t size_bytes)>;
+
+struct SlabUsage {
+  uint64_t slab_bytes = 0;
+  // Of those, bytes that no extent uses, whatever the reason: room, gaps, rounding.
+  uint64_t unused_bytes = 0;
+};
+
+class SlabPool {
+ public:
+  // `slab_bytes` is a positive multiple of kSlabGranularityBytes.
+  SlabPool(SlabSource source, uint64_t slab_bytes, uint64_t budget_bytes);
+  // Every extent is gone by then.
+  ~SlabPool();
+  SlabPool(const SlabPool&) = delete;
+  SlabPool& operator=(const SlabPool&) = delete;
+
+  // An extent that is larger than a slab gets a slab of its own. RESOURCE_EXHAUSTED naming
+  // budget_bytes, or the source's error.
+  absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
+                                                   size_t size_bytes);
+
+  // Slabs in use beyond a smaller budget stay until they are empty; no new one is made meanwhile.
+  void SetBudget(uint64_t budget_bytes);
+
+  SlabUsage usage() const;
+
+ private:
+  class SlabExtent;
+  struct Slab;
+  // (size, slab's serial number, offset): the smallest that fits comes first, of those the oldest
+  // slab's, so that young slabs become empty.
+  using FreeRange = std::tuple<size_t, uint64_t, size_t>;
+  using Group = std::set<FreeRange>;
+  using GroupKey = std::pair<std::string, ExtentUse>;
+  using Slabs = std::map<uint64_t, std::unique_ptr<Slab>>;
+
+  // Both require mutex_.
+  absl::StatusOr<Slab*> MakeSlab(Group* group, size_t size_bytes);
+  std::unique_ptr<Slab> TakeSlab(Slab* slab);
+
+  void Free(Slab* slab, size_t offset, size_t size_bytes);
+
+  const SlabSource source_;
+  const uint64_t slab_bytes_;
+
+  mutable std::mutex mutex_;
+  // All below are guarded by mutex_. Groups are never erased: slabs point at them, and the daemon's
+  // token file bounds the tenants.
+  std::map<GroupKey, Group> groups_;
+  Slabs slabs_;
+  Slab* spare_ = nullptr;  // the one slab without an extent
+  uint64_t next_serial_ = 0;
+  uint64_t budget_bytes_;
+  SlabUsage usage_;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_GPU_SLAB_POOL_H_
