@@ -20,11 +20,14 @@ struct alignas(16) DeviceHead {
   uint32_t record_bytes;
   // Record bytes of all heads before this one: where its part begins.
   uint32_t record_bytes_before;
+  // Width of group G in bits 4 G .. 4 G + 3.
+  uint32_t k_widths;
+  uint32_t v_widths;
   uint8_t k_pattern;
   uint8_t v_pattern;
-  uint8_t zero[6];
+  uint8_t zero[14];
 };
-static_assert(sizeof(DeviceHead) == 2 * kHeadDimMax + 16, "whole 16-byte words");
+static_assert(sizeof(DeviceHead) == 2 * kHeadDimMax + 32, "whole 16-byte words");
 
 // Byte offset of head `head`'s part, from the segment's first byte.
 KVDEPOT_HOST_DEVICE constexpr size_t PlanesPartOffset(size_t header_bytes, int head_dim, int head,

@@ -65,7 +65,7 @@ uint64_t AttendBatch::row_tokens() const {
   return sum;
 }
 
-void AttendBatch::Begin() {
+void AttendBatch::Prepare() {
   std::vector<QuerySpan> spans;
   for (const AttendSubject& subject : subjects_) {
     const int query_tokens = static_cast<int>(subject.query_tokens);
@@ -106,7 +106,6 @@ AttendItem AttendBatch::ItemOf(const QuerySlice& slice) {
 }
 
 bool AttendBatch::RunPiece(Backend* backend) {
-  if (next_piece_ == 0) Begin();
   std::vector<AttendItem> items;
   for (const QuerySlice& slice : pieces_[next_piece_]) items.push_back(ItemOf(slice));
   backend->Attend(items);

@@ -53,17 +53,22 @@ class AttendBatch {
 
   void Add(AttendSubject subject);
 
+  // Cuts the work into pieces and makes room for the results, once all subjects are there. The
+  // memory of many results takes as long as a good part of a piece.
+  void Prepare();
+  bool is_one_piece() const { return pieces_.size() == 1; }
+
   // (query token, query head, visible token) of all subjects: what the work grows with.
   uint64_t row_tokens() const;
 
-  // Computes the next piece. True: pieces remain. On the worker; queries are finite.
+  // Computes the next piece of what was prepared. True: pieces remain. On the worker; queries are
+  // finite.
   bool RunPiece(Backend* backend);
 
   // Once no pieces remain.
   std::vector<AttendResult> TakeResults();
 
  private:
-  void Begin();
   AttendItem ItemOf(const QuerySlice& slice);
 
   const uint64_t row_tokens_max_;

@@ -85,6 +85,7 @@ class AttendWork final : public EngineWork<Results> {
             InItem(i, CheckFinite(state()->backend.get(), "queries.q", queries_[i].q, dtypes_[i]));
         if (!finite.ok()) return finite;
       }
+      batch_->Prepare();
       phase_ = Phase::kAttend;
       if (!IsBrief()) return absl::nullopt;
     } else {

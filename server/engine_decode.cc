@@ -75,7 +75,9 @@ class DecodeWork final : public EngineWork<Results> {
       if (SealOne()) return absl::nullopt;
       absl::Status status = Store();
       if (!status.ok()) return status;
+      batch_->Prepare();
       phase_ = Phase::kAttend;
+      if (!batch_->is_one_piece()) return absl::nullopt;
     }
     if (phase_ == Phase::kAttend) {
       if (batch_->RunPiece(state()->backend.get())) return absl::nullopt;

@@ -238,7 +238,7 @@ int Fairness(const std::string& daemon, const std::string& token_a, const std::s
   };
   measure("alone");
   std::vector<absl::Duration> pieces;
-  for (int call = 0; call < 50; ++call) piece.Attend(&pieces);
+  for (int call = 0; call < calls; ++call) piece.Attend(&pieces);
   PrintLatencies("piece", pieces);
 
   std::atomic<bool> stop{false};

@@ -108,7 +108,7 @@ def concurrency(folder: Path, calls: int) -> dict:
 
 
 def fairness(folder: Path, calls: int) -> dict:
-    """What b's p99 gains while a computes 512 queries over 32,768 tokens, against one piece of a's work."""
+    """What b's p99 gains while a computes 512 queries over 32,768 tokens, against the p99 of one piece of a's work."""
     tokens = {"a": "token-of-a", "b": "token-of-b"}
     file = folder / "tokens"
     file.write_text("".join(f"{t} {hashlib.sha256(s.encode()).hexdigest()}\n" for t, s in tokens.items()))
@@ -117,10 +117,10 @@ def fairness(folder: Path, calls: int) -> dict:
     alone, beside, piece, large = ([us / 1e3 for us in samples[name]] for name in ("alone", "beside", "piece", "large"))
     more = p99(beside) - p99(alone)
     return {
-        "name": "rpc/p99_beside_512_queries", "value": more, "unit": "ms more", "opponent": "longest work piece",
-        "opponent_value": max(piece), "ratio": max(piece) / more, "repeats": calls, "spread": results.spread(beside),
+        "name": "rpc/p99_beside_512_queries", "value": more, "unit": "ms more", "opponent": "one work piece, p99",
+        "opponent_value": p99(piece), "ratio": p99(piece) / more, "repeats": calls, "spread": results.spread(beside),
         "alone_p50_ms": p50(alone), "alone_p99_ms": p99(alone), "beside_p50_ms": p50(beside),
-        "beside_p99_ms": p99(beside), "piece_p50_ms": p50(piece), "large_p50_ms": p50(large),
+        "beside_p99_ms": p99(beside), "piece_p50_ms": p50(piece), "piece_max_ms": max(piece), "large_p50_ms": p50(large),
         "shown": ["alone_p99_ms", "beside_p99_ms"],
     }
 

@@ -1,0 +1,318 @@
+#include "gpu/attend_cuda.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "gpu/check.h"
+#include "gpu/cuda_status.h"
+#include "gpu/segment_view.h"
+
+namespace kvdepot {
+namespace {
+
+constexpr float kLog2E = 1.44269504088896f;
+constexpr size_t kAlignment = 256;
+
+size_t Aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+// Sessions that one launch can serve.
+auto LaunchKey(const AttendItem& item) {
+  return std::make_tuple(item.dtype, item.shape.kv_heads, item.shape.query_heads,
+                         item.shape.head_dim, item.shape.soft_cap, item.shape.sliding_window);
+}
+
+// Pieces of a buffer that exists on the host and, at the same offsets, on the device. Without
+// buffers it only counts.
+class TwinMemory {
+ public:
+  TwinMemory(std::byte* host, std::byte* device) : host_(host), device_(device) {}
+
+  template <class T>
+  struct Piece {
+    T* host;
+    T* device;
+  };
+  template <class T>
+  Piece<T> Take(size_t count) {
+    const size_t at = used_;
+    used_ += Aligned(count * sizeof(T));
+    if (host_ == nullptr) return {nullptr, nullptr};
+    return {reinterpret_cast<T*>(host_ + at), reinterpret_cast<T*>(device_ + at)};
+  }
+  size_t used() const { return used_; }
+
+ private:
+  std::byte* const host_;
+  std::byte* const device_;
+  size_t used_ = 0;
+};
+
+struct RunCounts {
+  size_t planes = 0;
+  size_t exact = 0;
+};
+
+int BlocksTouched(const TokenRun& run) {
+  return (run.first + run.count - 1) / kBlockTokens - run.first / kBlockTokens + 1;
+}
+
+RunCounts CountRuns(const AttendItem& item) {
+  RunCounts counts;
+  for (const TokenRun& run : item.runs) {
+    if (run.count == 0) continue;
+    if (run.form == TokenRun::Form::kPlanes) {
+      ++counts.planes;
+    } else {
+      counts.exact +=
+          run.form == TokenRun::Form::kExact ? 1 : static_cast<size_t>(BlocksTouched(run));
+    }
+  }
+  return counts;
+}
+
+class ExactList {
+ public:
+  ExactList(ExactRun* runs, size_t row_bytes) : runs_(runs), row_bytes_(row_bytes) {}
+
+  void AddExtent(const TokenRun& run, uint32_t position) {
+    Add(run.data, 2 * static_cast<size_t>(run.capacity) * row_bytes_, position, run.first,
+        run.count, run.capacity);
+  }
+  // A raw segment: one entry a block.
+  void AddRaw(const TokenRun& run, size_t header_bytes, uint32_t position) {
+    const size_t record_bytes = 2 * kBlockTokens * row_bytes_;
+    const int end = run.first + run.count;
+    for (int token = run.first; token < end;) {
+      const int block = token / kBlockTokens;
+      const int block_end = std::min(end, (block + 1) * kBlockTokens);
+      Add(run.data + header_bytes + static_cast<size_t>(block) * record_bytes,
+          record_bytes * static_cast<size_t>(run.capacity / kBlockTokens), position,
+          token % kBlockTokens, block_end - token, kBlockTokens);
+      position += static_cast<uint32_t>(block_end - token);
+      token = block_end;
+    }
+  }
+  uint32_t size() const { return size_; }
+  uint32_t units() const { return units_; }
+
+ private:
+  void Add(const std::byte* rows, size_t head_stride_bytes, uint32_t position, int first, int count,
+           int capacity) {
+    ExactRun& entry = runs_[size_++];
+    entry = {};
+    entry.rows = rows;
+    entry.head_stride_bytes = head_stride_bytes;
+    entry.position = position;
+    entry.unit_begin = units_;
+    entry.first = static_cast<uint16_t>(first);
+    entry.count = static_cast<uint16_t>(count);
+    entry.capacity = static_cast<uint16_t>(capacity);
+    units_ += static_cast<uint32_t>((count + kExactChunkTokens - 1) / kExactChunkTokens);
+  }
+
+  ExactRun* const runs_;
+  const size_t row_bytes_;
+  uint32_t size_ = 0;
+  uint32_t units_ = 0;
+};
+
+// The lists of `item` and what they count to, in `cell`.
+void FillRuns(const AttendItem& item, PlanesRun* planes, ExactRun* exact, AttendCell& cell) {
+  const size_t header_bytes = SegmentHeaderBytes(item.shape.kv_heads);
+  ExactList exact_list(exact, static_cast<size_t>(item.shape.head_dim) * DTypeBytes(item.dtype));
+  uint32_t position = static_cast<uint32_t>(item.first_position);
+  for (const TokenRun& run : item.runs) {
+    if (run.count == 0) continue;
+    if (run.form == TokenRun::Form::kPlanes) {
+      PlanesRun& entry = planes[cell.planes_runs++];
+      entry = {};
+      entry.segment = run.data;
+      entry.position = position - static_cast<uint32_t>(run.first);
+      entry.unit_begin = cell.planes_units;
+      entry.first = static_cast<uint16_t>(run.first);
+      entry.count = static_cast<uint16_t>(run.count);
+      entry.first_block = static_cast<uint16_t>(run.first / kBlockTokens);
+      entry.blocks = static_cast<uint16_t>(run.capacity / kBlockTokens);
+      cell.planes_units += static_cast<uint32_t>(BlocksTouched(run));
+    } else if (run.form == TokenRun::Form::kExact) {
+      exact_list.AddExtent(run, position);
+    } else {
+      exact_list.AddRaw(run, header_bytes, position);
+    }
+    position += static_cast<uint32_t>(run.count);
+  }
+  cell.exact_runs = exact_list.size();
+  cell.exact_units = exact_list.units();
+}
+
+size_t QueryValues(const AttendItem& item) {
+  return static_cast<size_t>(item.query_tokens) * static_cast<size_t>(item.shape.query_heads) *
+         static_cast<size_t>(item.shape.head_dim);
+}
+size_t QueryRowCount(const AttendItem& item) {
+  return static_cast<size_t>(item.query_tokens) * static_cast<size_t>(item.shape.query_heads);
+}
+
+// A launch's input and results in `input` and `results`; a first pass without buffers counts.
+struct Directory {
+  AttendBatch batch;
+  int rows_per_tile = 0;
+  std::vector<std::pair<float*, float*>> results;  // output and log-sum-exp on the host, by item
+
+  void Build(absl::Span<const AttendItem* const> items, TwinMemory& input, TwinMemory& output) {
+    batch.shape = items[0]->shape;
+    batch.dtype = items[0]->dtype;
+    const size_t kv_heads = static_cast<size_t>(batch.shape.kv_heads);
+    int query_tokens_max = 0;
+    for (const AttendItem* item : items)
+      query_tokens_max = std::max(query_tokens_max, item->query_tokens);
+    rows_per_tile = AttendRowsPerTile(batch.shape, query_tokens_max);
+    const auto tiles = [&](const AttendItem& item) {
+      const int rows = item.query_tokens * item.shape.queries_per_kv_head();
+      return static_cast<size_t>((rows + rows_per_tile - 1) / rows_per_tile);
+    };
+    size_t row_count = 0;
+    for (const AttendItem* item : items) row_count += kv_heads * tiles(*item);
+    batch.row_count = static_cast<uint32_t>(row_count);
+    batch.record_bytes_max = 0;
+
+    const auto cells = input.Take<AttendCell>(items.size());
+    const auto rows = input.Take<AttendRow>(row_count);
+    batch.cells = cells.device;
+    batch.rows = rows.device;
+    std::map<const LayerCalibration*, const DeviceHead*> heads;
+    size_t row = 0;
+    results.clear();
+    for (size_t i = 0; i < items.size(); ++i) {
+      const AttendItem& item = *items[i];
+      const RunCounts counts = CountRuns(item);
+      const auto planes = input.Take<PlanesRun>(counts.planes);
+      const auto exact = input.Take<ExactRun>(counts.exact);
+      const auto q = input.Take<std::byte>(QueryValues(item) * DTypeBytes(item.dtype));
+      const auto values = output.Take<float>(QueryValues(item));
+      const auto log_sum_exp = output.Take<float>(QueryRowCount(item));
+      results.emplace_back(values.host, log_sum_exp.host);
+      const DeviceHead* device_heads = nullptr;
+      if (counts.planes > 0) {
+        auto [known, fresh] = heads.try_emplace(item.calibration, nullptr);
+        if (fresh) {
+          const auto table = input.Take<DeviceHead>(kv_heads);
+          known->second = table.device;
+          if (table.host != nullptr) {
+            FillDeviceHeads(item.shape, *item.calibration, table.host);
+            for (size_t h = 0; h < kv_heads; ++h)
+              batch.record_bytes_max = std::max(batch.record_bytes_max, table.host[h].record_bytes);
+          }
+        }
+        device_heads = known->second;
+      }
+      if (cells.host == nullptr) continue;
+
+      AttendCell& cell = cells.host[i];
+      cell = {};
+      FillRuns(item, planes.host, exact.host, cell);
+      cell.planes = planes.device;
+      cell.exact = exact.device;
+      cell.heads = device_heads;
+      cell.q = q.device;
+      cell.output = values.device;
+      cell.log_sum_exp = log_sum_exp.device;
+      cell.query_position = static_cast<uint32_t>(item.query_position);
+      cell.query_tokens = static_cast<uint32_t>(item.query_tokens);
+      cell.scale = item.shape.soft_cap > 0 ? item.scale / item.shape.soft_cap : item.scale * kLog2E;
+      memcpy(q.host, item.q, QueryValues(item) * DTypeBytes(item.dtype));
+      // Tiles of one head side by side: they read the same bytes at about the same time.
+      for (size_t h = 0; h < kv_heads; ++h) {
+        for (size_t tile = 0; tile < tiles(item); ++tile) {
+          rows.host[row++] = {static_cast<uint32_t>(i), static_cast<uint16_t>(h),
+                              static_cast<uint16_t>(tile)};
+        }
+      }
+    }
+  }
+};
+
+template <class Buffer>
+absl::Status Grow(Buffer& buffer, size_t size_bytes) {
+  if (buffer.size_bytes() >= size_bytes) return absl::OkStatus();
+  absl::StatusOr<Buffer> larger = Buffer::Allocate(std::max(size_bytes, 2 * buffer.size_bytes()));
+  if (!larger.ok()) return larger.status();
+  buffer = *std::move(larger);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<CudaAttention> CudaAttention::Create(cudaStream_t stream) {
+  int device = 0;
+  int multiprocessors = 0;
+  absl::Status status = CudaStatus(cudaGetDevice(&device), "asking for the device");
+  if (status.ok())
+    status =
+        CudaStatus(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+                   "asking for the multiprocessors");
+  if (!status.ok()) return status;
+  absl::StatusOr<DeviceBuffer> workspace = DeviceBuffer::Allocate(AttendWorkspaceBytes());
+  if (!workspace.ok()) return workspace.status();
+  status = CudaStatus(cudaMemsetAsync(workspace->data(), 0, workspace->size_bytes(), stream),
+                      "clearing the workspace of attend");
+  if (!status.ok()) return status;
+  return CudaAttention(stream, multiprocessors, *std::move(workspace));
+}
+
+absl::Status CudaAttention::Attend(absl::Span<const AttendItem> items) {
+  std::map<decltype(LaunchKey(items[0])), std::vector<const AttendItem*>> launches;
+  for (const AttendItem& item : items) launches[LaunchKey(item)].push_back(&item);
+  for (const auto& launch : launches) {
+    absl::Status status = Launch(launch.second);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaAttention::Launch(absl::Span<const AttendItem* const> items) {
+  Directory directory;
+  TwinMemory input_size(nullptr, nullptr);
+  TwinMemory result_size(nullptr, nullptr);
+  directory.Build(items, input_size, result_size);
+  absl::Status status = Grow(host_input_, input_size.used());
+  if (status.ok()) status = Grow(device_input_, input_size.used());
+  if (status.ok()) status = Grow(host_results_, result_size.used());
+  if (status.ok()) status = Grow(device_results_, result_size.used());
+  if (!status.ok()) return status;
+
+  TwinMemory input(host_input_.data(), device_input_.data());
+  TwinMemory results(host_results_.data(), device_results_.data());
+  directory.Build(items, input, results);
+  status = CudaStatus(cudaMemcpyAsync(device_input_.data(), host_input_.data(), input.used(),
+                                      cudaMemcpyHostToDevice, stream_),
+                      "sending queries");
+  if (!status.ok()) return status;
+
+  AttendBatch batch = directory.batch;
+  batch.workspace = workspace_.data();
+  for (uint32_t row = 0; row < directory.batch.row_count; row += kLaunchRowsMax) {
+    batch.rows = directory.batch.rows + row;
+    batch.row_count = std::min(kLaunchRowsMax, directory.batch.row_count - row);
+    status = CudaStatus(LaunchAttend(batch, directory.rows_per_tile, multiprocessors_, stream_),
+                        "attend");
+    if (!status.ok()) return status;
+  }
+  status = CudaStatus(cudaMemcpyAsync(host_results_.data(), device_results_.data(), results.used(),
+                                      cudaMemcpyDeviceToHost, stream_),
+                      "fetching outputs");
+  if (status.ok()) status = CudaStatus(cudaStreamSynchronize(stream_), "attend");
+  if (!status.ok()) return status;
+  for (size_t i = 0; i < items.size(); ++i) {
+    memcpy(items[i]->output, directory.results[i].first, QueryValues(*items[i]) * sizeof(float));
+    memcpy(items[i]->log_sum_exp, directory.results[i].second,
+           QueryRowCount(*items[i]) * sizeof(float));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvdepot

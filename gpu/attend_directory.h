@@ -1,0 +1,70 @@
+// What an attend launch reads from device memory: where the tokens of every session of the batch
+// lie, and its queries. Plain data, the same on host and device.
+//
+// Positions are counted from the session's first token and stay below 2^32.
+#ifndef KVDEPOT_GPU_ATTEND_DIRECTORY_H_
+#define KVDEPOT_GPU_ATTEND_DIRECTORY_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "gpu/device_head.h"
+#include "gpu/shape.h"
+
+namespace kvdepot {
+
+// Exact tokens are read in chunks of at most this many.
+inline constexpr int kExactChunkTokens = 16;
+
+// Consecutive tokens of a `planes` segment, read by whole blocks.
+struct alignas(16) PlanesRun {
+  const std::byte* segment;
+  uint32_t position;    // of the segment's token 0
+  uint32_t unit_begin;  // blocks of all earlier runs of the list
+  uint16_t first;       // visible tokens are first .. first + count - 1
+  uint16_t count;
+  uint16_t first_block;  // first / 64
+  uint16_t blocks;       // of the whole segment
+};
+
+// Consecutive tokens of an exact extent, or of one block of a raw segment.
+struct alignas(16) ExactRun {
+  const std::byte* rows;       // K of KV head 0, V follows `capacity` rows later
+  uint64_t head_stride_bytes;  // to the same rows of the next KV head
+  uint32_t position;           // of the token in slot `first`
+  uint32_t unit_begin;         // chunks of all earlier runs of the list
+  uint16_t first;
+  uint16_t count;
+  uint16_t capacity;
+  uint16_t zero;
+};
+
+// One session: its tokens of the layer and its queries. All pointers are device memory.
+struct alignas(16) AttendCell {
+  const PlanesRun* planes;
+  const ExactRun* exact;
+  const DeviceHead* heads;  // [kv_heads]; null without `planes` runs
+  const std::byte* q;       // [query token][query_head][channel] in the session's dtype
+  float* output;            // [query token][query_head][channel]
+  float* log_sum_exp;       // [query token][query_head]
+  uint32_t planes_runs;
+  uint32_t exact_runs;
+  uint32_t planes_units;  // blocks of all planes runs
+  uint32_t exact_units;   // chunks of all exact runs
+  uint32_t query_position;
+  uint32_t query_tokens;
+  // On q.k; to base 2 unless there is a soft-cap.
+  float scale;
+  uint32_t zero;
+};
+
+// A unit of the plan's rows: queries of one session that read one KV head together.
+struct AttendRow {
+  uint32_t cell;
+  uint16_t kv_head;
+  uint16_t tile;  // its query rows are tile * rows_per_tile ..
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_GPU_ATTEND_DIRECTORY_H_

@@ -1,0 +1,91 @@
+// Who reads which blocks: the work of an attend launch, cut into equal ranges for its warps.
+//
+// A row (AttendRow) has units: the blocks of its `planes` runs, then the chunks of its exact runs.
+// A unit's cost stands for its bytes and its work. Rows lie one after the other on a line of costs;
+// warp w of n takes what lies between w / n and (w + 1) / n of it, rounded to whole units. Each
+// warp gets at least one unit as long as a range is not shorter than the costliest unit.
+#ifndef KVDEPOT_GPU_ATTEND_PLAN_H_
+#define KVDEPOT_GPU_ATTEND_PLAN_H_
+
+#include <cstdint>
+
+#include "gpu/attend_directory.h"
+#include "gpu/host_device.h"
+
+namespace kvdepot {
+
+// Costs are counted in so many bytes read.
+inline constexpr uint32_t kCostBytes = 64;
+// What a block costs beside its bytes: softmax and products do not depend on the width.
+inline constexpr uint32_t kBlockWorkBytes = 1024;
+
+struct RowCosts {
+  uint32_t planes_units = 0;
+  uint32_t exact_units = 0;
+  uint32_t planes_cost = 0;  // of one unit
+  uint32_t exact_cost = 0;
+
+  KVDEPOT_HOST_DEVICE uint32_t units() const { return planes_units + exact_units; }
+  KVDEPOT_HOST_DEVICE uint32_t total() const {
+    return planes_units * planes_cost + exact_units * exact_cost;
+  }
+  KVDEPOT_HOST_DEVICE uint32_t largest_unit() const {
+    const uint32_t planes = planes_units > 0 ? planes_cost : 0;
+    const uint32_t exact = exact_units > 0 ? exact_cost : 0;
+    return planes > exact ? planes : exact;
+  }
+  // The unit boundary nearest to `offset` on the row's part of the line, 0 .. units().
+  KVDEPOT_HOST_DEVICE uint32_t NearestUnit(uint32_t offset) const {
+    const uint32_t planes = planes_units * planes_cost;
+    if (offset < planes) return (offset + planes_cost / 2) / planes_cost;
+    if (exact_units == 0) return planes_units;
+    return planes_units + (offset - planes + exact_cost / 2) / exact_cost;
+  }
+};
+
+KVDEPOT_HOST_DEVICE inline RowCosts CostsOf(const AttendCell& cell, uint32_t record_bytes,
+                                            uint32_t exact_token_bytes) {
+  RowCosts costs;
+  costs.planes_units = cell.planes_units;
+  costs.exact_units = cell.exact_units;
+  costs.planes_cost = (record_bytes + kBlockWorkBytes) / kCostBytes;
+  costs.exact_cost = exact_token_bytes * kExactChunkTokens / kCostBytes;
+  return costs;
+}
+
+// How many warps take part: `ctas` blocks of `warps_per_cta` each.
+struct PlanGrid {
+  uint32_t ctas = 1;
+  uint32_t warps_per_cta = 1;
+  KVDEPOT_HOST_DEVICE uint32_t warps() const { return ctas * warps_per_cta; }
+};
+
+// As many as there are, unless ranges became shorter than `largest_unit`.
+KVDEPOT_HOST_DEVICE inline PlanGrid GridFor(uint32_t total_cost, uint32_t largest_unit,
+                                            uint32_t ctas, uint32_t warps_per_cta) {
+  PlanGrid grid;
+  const uint32_t warps = largest_unit == 0 ? 1 : total_cost / largest_unit;
+  if (warps >= ctas) {
+    grid.ctas = ctas;
+    grid.warps_per_cta = warps / ctas < warps_per_cta ? warps / ctas : warps_per_cta;
+  } else {
+    grid.ctas = warps == 0 ? 1 : warps;
+  }
+  return grid;
+}
+
+// Where warp `warp` begins on the line.
+KVDEPOT_HOST_DEVICE inline uint32_t RangeBegin(uint32_t total_cost, const PlanGrid& grid,
+                                               uint32_t warp) {
+  return static_cast<uint32_t>(static_cast<uint64_t>(total_cost) * warp / grid.warps());
+}
+
+// A boundary between two warps: before unit `unit` of row `row`.
+struct PlanCut {
+  uint32_t row = 0;
+  uint32_t unit = 0;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_GPU_ATTEND_PLAN_H_

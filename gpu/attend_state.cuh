@@ -1,0 +1,54 @@
+// The state of a row's attention over some tokens: of each query row `reference`, `sum` = sum of
+// 2^(y - reference) over its logits y to base 2, and `output` = the same sum of values. Of no
+// tokens: kNoReference, 0 and 0.
+#ifndef KVDEPOT_GPU_ATTEND_STATE_CUH_
+#define KVDEPOT_GPU_ATTEND_STATE_CUH_
+
+#include "gpu/attend_row.cuh"
+
+namespace kvdepot {
+
+// Far below every logit; differences of it stay finite.
+inline constexpr float kNoReference = -1e30f;
+
+// In a warp's shared memory, outputs by place.
+template <int kHeadDim>
+struct SharedState {
+  float* base;
+
+  // Beside the values of a row lie, in the padding of its stride, its reference and sum.
+  __device__ float& output(int row, int place) const {
+    return base[row * kRowStride<kHeadDim> + place];
+  }
+  __device__ float& reference(int row) const { return base[row * kRowStride<kHeadDim> + kHeadDim]; }
+  __device__ float& sum(int row) const { return base[row * kRowStride<kHeadDim> + kHeadDim + 1]; }
+  __device__ void Clear(int rows, int lane) const {
+    for (int i = lane; i < rows * kRowStride<kHeadDim>; i += 32) base[i] = 0;
+    __syncwarp();
+    if (lane < rows) reference(lane) = kNoReference;
+    __syncwarp();
+  }
+};
+
+// In device memory, dense.
+template <int kHeadDim, int kRows>
+struct GlobalState {
+  static constexpr int kFloats = kRows * (kHeadDim + 2);
+  float* base;
+
+  __device__ float output(int row, int place) const { return base[row * kHeadDim + place]; }
+  __device__ float reference(int row) const { return base[kRows * kHeadDim + 2 * row]; }
+  __device__ float sum(int row) const { return base[kRows * kHeadDim + 2 * row + 1]; }
+  __device__ void Store(int row, int place, float output_value, float reference_value,
+                        float sum_value) const {
+    base[row * kHeadDim + place] = output_value;
+    if (place == 0) {
+      base[kRows * kHeadDim + 2 * row] = reference_value;
+      base[kRows * kHeadDim + 2 * row + 1] = sum_value;
+    }
+  }
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_GPU_ATTEND_STATE_CUH_
