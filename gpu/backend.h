@@ -116,8 +116,9 @@ class Backend {
   virtual bool Encode(const SealBlocks& source, Codec codec, const LayerCalibration* calibration,
                       std::byte* segment) = 0;
 
-  // For each item its attention. Items are independent.
-  virtual void Attend(absl::Span<const AttendItem> items) = 0;
+  // For each item its attention. Items are independent. RESOURCE_EXHAUSTED, naming device_memory,
+  // if the device has no memory to work on a batch of this size.
+  virtual absl::Status Attend(absl::Span<const AttendItem> items) = 0;
 
   // Values of `runs` to host memory as `to`: k and v are [token][kv_head][channel], dense.
   virtual void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,

@@ -65,10 +65,7 @@ class CpuBackend : public Backend {
 
   absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
                            size_t value_count) override {
-    const size_t index = FirstNonFinite(values, dtype, value_count);
-    if (index == value_count) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat(field, ": value ", index, " of ", value_count,
-                                                   " is infinite or not a number"));
+    return CheckFiniteOnCpu(field, values, dtype, value_count);
   }
 
   void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
@@ -106,7 +103,10 @@ class CpuBackend : public Backend {
     return true;
   }
 
-  void Attend(absl::Span<const AttendItem> items) override { attention_.Attend(items); }
+  absl::Status Attend(absl::Span<const AttendItem> items) override {
+    attention_.Attend(items);
+    return absl::OkStatus();
+  }
 
   void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
               absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override {

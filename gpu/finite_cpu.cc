@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
+
 namespace kvdepot {
 namespace {
 
@@ -39,6 +41,14 @@ size_t FirstNonFinite(const std::byte* values, DType dtype, size_t count) {
       return FirstWithExponent<uint32_t>(values, 0x7F800000u, count);
   }
   return 0;
+}
+
+absl::Status CheckFiniteOnCpu(absl::string_view field, const std::byte* values, DType dtype,
+                              size_t value_count) {
+  const size_t index = FirstNonFinite(values, dtype, value_count);
+  if (index == value_count) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": value ", index, " of ", value_count, " is infinite or not a number"));
 }
 
 }  // namespace kvdepot

@@ -4,6 +4,8 @@
 
 #include <cstddef>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "gpu/shape.h"
 
 namespace kvdepot {
@@ -11,6 +13,10 @@ namespace kvdepot {
 // Index of the first infinity or NaN among `count` values; `count` if there is none. `values` need
 // no alignment.
 size_t FirstNonFinite(const std::byte* values, DType dtype, size_t count);
+
+// As Backend::CheckFinite.
+absl::Status CheckFiniteOnCpu(absl::string_view field, const std::byte* values, DType dtype,
+                              size_t value_count);
 
 }  // namespace kvdepot
 

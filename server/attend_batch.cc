@@ -105,10 +105,11 @@ AttendItem AttendBatch::ItemOf(const QuerySlice& slice) {
   return item;
 }
 
-bool AttendBatch::RunPiece(Backend* backend) {
+absl::StatusOr<bool> AttendBatch::RunPiece(Backend* backend) {
   std::vector<AttendItem> items;
   for (const QuerySlice& slice : pieces_[next_piece_]) items.push_back(ItemOf(slice));
-  backend->Attend(items);
+  absl::Status status = backend->Attend(items);
+  if (!status.ok()) return status;
   return ++next_piece_ < pieces_.size();
 }
 

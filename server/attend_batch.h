@@ -61,9 +61,9 @@ class AttendBatch {
   // (query token, query head, visible token) of all subjects: what the work grows with.
   uint64_t row_tokens() const;
 
-  // Computes the next piece of what was prepared. True: pieces remain. On the worker; queries are
-  // finite.
-  bool RunPiece(Backend* backend);
+  // Computes the next piece of what was prepared. True: pieces remain. Errors as Backend::Attend.
+  // On the worker; queries are finite.
+  absl::StatusOr<bool> RunPiece(Backend* backend);
 
   // Once no pieces remain.
   std::vector<AttendResult> TakeResults();

@@ -94,7 +94,9 @@ class AttendWork final : public EngineWork<Results> {
       if (!wanted.ok()) return wanted;
     }
     if (phase_ == Phase::kAttend) {
-      if (batch_->RunPiece(state()->backend.get())) return absl::nullopt;
+      const absl::StatusOr<bool> more = batch_->RunPiece(state()->backend.get());
+      if (!more.ok()) return more.status();
+      if (*more) return absl::nullopt;
       phase_ = Phase::kDeliver;
       if (!IsBrief()) return absl::nullopt;
     }

@@ -80,8 +80,11 @@ class DecodeWork final : public EngineWork<Results> {
       if (!batch_->is_one_piece()) return absl::nullopt;
     }
     if (phase_ == Phase::kAttend) {
-      if (batch_->RunPiece(state()->backend.get())) return absl::nullopt;
+      const absl::StatusOr<bool> more = batch_->RunPiece(state()->backend.get());
+      if (more.ok() && *more) return absl::nullopt;
+      // The tokens are stored, whatever became of their attention: the caller may send them again.
       EndAdditions();
+      if (!more.ok()) return more.status();
       phase_ = Phase::kSeal;
       sealing_ = 0;
     }

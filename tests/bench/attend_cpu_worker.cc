@@ -60,7 +60,7 @@ int Run(char** argv) {
     item.output = output.data();
     item.log_sum_exp = log_sum_exp.data();
     const auto begin = std::chrono::steady_clock::now();
-    backend->Attend({&item, 1});
+    if (!backend->Attend({&item, 1}).ok()) return 1;
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     std::printf("%.9f\n", seconds.count());
     std::fflush(stdout);

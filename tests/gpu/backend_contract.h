@@ -141,7 +141,7 @@ TEST_P(BackendContractTest, AttendEqualsDoublePrecisionOverDecodedValues) {
     AttendOutcome outcome;
     const AttendItem item = MakeItem(shape, dtype, &calibration, layer.runs(), 0, query_position,
                                      input.q_bytes, outcome);
-    backend_->Attend({&item, 1});
+    ASSERT_TRUE(backend_->Attend({&item, 1}).ok());
     const ReferenceOutput expected =
         ReferenceAttention(shape, k, v, 0, input.q_values, query_position, item.scale);
     EXPECT_LE(WorstRelativeError(expected, outcome.output, shape.head_dim), 3e-4);
@@ -186,7 +186,7 @@ TEST_P(BackendContractTest, AttendKeepsItsErrorWhenOneTokenDominates) {
     const uint64_t query_position = static_cast<uint64_t>(tokens) - 1;
     const AttendItem item = MakeItem(shape, DType::kFp32, &calibration, layer.runs(), 0,
                                      query_position, input.q_bytes, outcome);
-    backend_->Attend({&item, 1});
+    ASSERT_TRUE(backend_->Attend({&item, 1}).ok());
     const ReferenceOutput expected = ReferenceAttention(shape, stored_k, stored_v, 0,
                                                         input.q_values, query_position, item.scale);
     EXPECT_LE(WorstRelativeError(expected, outcome.output, shape.head_dim), 1e-3)
@@ -215,7 +215,7 @@ TEST_P(BackendContractTest, PartlyUsedRunsAreMaskedAtBothEnds) {
       AttendOutcome outcome;
       const AttendItem item = MakeItem(shape, DType::kBf16, &calibration, runs, first_position,
                                        query_position, input.q_bytes, outcome);
-      backend_->Attend({&item, 1});
+      ASSERT_TRUE(backend_->Attend({&item, 1}).ok());
       const auto cut = [&, f = first, n = count](const std::vector<float>& values) {
         const auto begin = values.begin() + static_cast<long>(first_position * shape.row_values());
         (void)f;
@@ -240,7 +240,7 @@ TEST_P(BackendContractTest, QueriesThatSeeNothingGetZeroAndMinusInfinity) {
   // The window of both queries lies behind the last stored token.
   const AttendItem item =
       MakeItem(shape, DType::kFp16, nullptr, layer.runs(), 0, 1000, input.q_bytes, outcome);
-  backend_->Attend({&item, 1});
+  ASSERT_TRUE(backend_->Attend({&item, 1}).ok());
   for (const float value : outcome.output) EXPECT_EQ(value, 0);
   for (const float value : outcome.log_sum_exp) EXPECT_EQ(value, -INFINITY);
 }
@@ -268,11 +268,11 @@ TEST_P(BackendContractTest, RaggedBatchEqualsItsItemsOneByOneBitForBit) {
                     static_cast<uint64_t>(lengths[i]) - 1, inputs[i].q_bytes, outcome);
   };
   for (size_t i = 0; i < lengths.size(); ++i) items.push_back(item(i, together[i]));
-  backend_->Attend(items);
+  ASSERT_TRUE(backend_->Attend(items).ok());
   for (size_t i = 0; i < lengths.size(); ++i) {
     AttendOutcome alone;
     const AttendItem single = item(i, alone);
-    backend_->Attend({&single, 1});
+    ASSERT_TRUE(backend_->Attend({&single, 1}).ok());
     EXPECT_EQ(alone.output, together[i].output) << i;
     EXPECT_EQ(alone.log_sum_exp, together[i].log_sum_exp) << i;
   }

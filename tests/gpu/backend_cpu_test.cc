@@ -23,7 +23,7 @@ TEST(BackendCpuTest, EveryVectorTargetKeepsTheErrorBound) {
       AttendOutcome outcome;
       const AttendItem item = MakeItem(shape, DType::kFp16, &calibration, layer.runs(), 0, 1499,
                                        input.q_bytes, outcome);
-      backend->Attend({&item, 1});
+      ASSERT_TRUE(backend->Attend({&item, 1}).ok());
       const ReferenceOutput expected =
           ReferenceAttention(shape, k, v, 0, input.q_values, 1499, item.scale);
       EXPECT_LE(WorstRelativeError(expected, outcome.output, head_dim), 3e-4);
@@ -43,7 +43,7 @@ TEST(BackendCpuTest, ThreadsDoNotChangeABit) {
     layer.Store(input.host(), 1024, 64);
     const AttendItem item = MakeItem(shape, DType::kBf16, &calibration, layer.runs(), 0, 19999,
                                      input.q_bytes, outcomes[i]);
-    backend->Attend({&item, 1});
+    ASSERT_TRUE(backend->Attend({&item, 1}).ok());
   }
   EXPECT_EQ(outcomes[0].output, outcomes[1].output);
   EXPECT_EQ(outcomes[0].log_sum_exp, outcomes[1].log_sum_exp);

@@ -121,7 +121,8 @@ Blocks WriteBlocks(Backend& backend, const GoldenCase& golden) {
   Blocks blocks;
   const HostTokens tokens{golden.k.data(), golden.v.data(), golden.tokens};
   for (int token = 0; token < golden.tokens; token += kBlockTokens) {
-    auto extent = backend.Allocate(ExactExtentBytes(golden.shape, golden.dtype, kBlockTokens));
+    auto extent = backend.Allocate("tenant", ExtentUse::kTail,
+                                   ExactExtentBytes(golden.shape, golden.dtype, kBlockTokens));
     EXPECT_TRUE(extent.ok());
     backend.WriteTokens(golden.shape, golden.dtype, tokens, token, kBlockTokens, (*extent)->data(),
                         kBlockTokens, 0);
@@ -143,7 +144,8 @@ TEST_P(GoldenVectorsTest, EncoderWritesTheSameBytesOnEveryTarget) {
       const LayerCalibration own = backend->DeriveCalibration(source, golden.profile, golden.q2);
       EXPECT_EQ(own.hash_prefix, golden.calibration.hash_prefix);
     }
-    auto segment = backend->Allocate(SegmentBytes(golden.shape, golden.dtype, Codec::kPlanes,
+    auto segment = backend->Allocate("tenant", ExtentUse::kSealed,
+                                     SegmentBytes(golden.shape, golden.dtype, Codec::kPlanes,
                                                   &golden.calibration, golden.tokens));
     ASSERT_TRUE(segment.ok());
     const bool in_range =
@@ -151,6 +153,7 @@ TEST_P(GoldenVectorsTest, EncoderWritesTheSameBytesOnEveryTarget) {
     ASSERT_EQ(in_range, golden.codec == Codec::kPlanes);
     if (!in_range) {
       segment = backend->Allocate(
+          "tenant", ExtentUse::kSealed,
           SegmentBytes(golden.shape, golden.dtype, Codec::kRaw, nullptr, golden.tokens));
       ASSERT_TRUE(backend->Encode(source, Codec::kRaw, nullptr, (*segment)->data()));
     }

@@ -47,7 +47,7 @@ class FailingBackend final : public Backend {
               std::byte* segment) override {
     return cpu_->Encode(source, codec, calibration, segment);
   }
-  void Attend(absl::Span<const AttendItem> items) override { cpu_->Attend(items); }
+  absl::Status Attend(absl::Span<const AttendItem> items) override { return cpu_->Attend(items); }
   void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
               absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override {
     cpu_->Decode(shape, dtype, calibration, runs, to, k, v);
