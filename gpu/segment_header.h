@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "gpu/host_device.h"
+#include "gpu/shape.h"
 
 namespace kvdepot {
 
@@ -34,6 +35,27 @@ static_assert(offsetof(SegmentHeader, size_bytes) == 16 &&
 
 KVDEPOT_HOST_DEVICE constexpr size_t SegmentHeaderBytes(int kv_heads) {
   return (sizeof(SegmentHeader) + 2 * static_cast<size_t>(kv_heads) + 127) / 128 * 128;
+}
+
+// With a zero checksum. `calibration_hash`: 16 bytes, for raw zeros.
+KVDEPOT_HOST_DEVICE inline SegmentHeader MakeSegmentHeader(Codec codec, DType dtype,
+                                                           uint32_t tokens, int kv_heads,
+                                                           int head_dim, uint64_t size_bytes,
+                                                           const uint8_t* calibration_hash) {
+  SegmentHeader header{};
+  header.magic[0] = 'K';
+  header.magic[1] = 'V';
+  header.magic[2] = 'D';
+  header.magic[3] = 'S';
+  header.version = kSegmentFormatVersion;
+  header.codec = static_cast<uint8_t>(codec);
+  header.dtype = static_cast<uint8_t>(dtype);
+  header.tokens = tokens;
+  header.kv_heads = static_cast<uint16_t>(kv_heads);
+  header.head_dim = static_cast<uint16_t>(head_dim);
+  header.size_bytes = size_bytes;
+  for (int i = 0; i < 16; ++i) header.calibration_hash[i] = calibration_hash[i];
+  return header;
 }
 
 }  // namespace kvdepot

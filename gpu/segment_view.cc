@@ -61,27 +61,19 @@ const std::byte* SegmentView::part(int head) const {
 
 void WriteSegmentHeader(const LayerShape& shape, DType dtype, Codec codec,
                         const LayerCalibration* calibration, int tokens, std::byte* segment) {
+  constexpr uint8_t kNoHash[16] = {};
+  const SegmentHeader header =
+      MakeSegmentHeader(codec, dtype, static_cast<uint32_t>(tokens), shape.kv_heads, shape.head_dim,
+                        SegmentBytes(shape, dtype, codec, calibration, tokens),
+                        codec == Codec::kPlanes ? calibration->hash_prefix.data() : kNoHash);
   memset(segment, 0, SegmentHeaderBytes(shape.kv_heads));
-  SegmentHeader header{};
-  memcpy(header.magic, kMagic, sizeof(kMagic));
-  header.version = kSegmentFormatVersion;
-  header.codec = static_cast<uint8_t>(codec);
-  header.dtype = static_cast<uint8_t>(dtype);
-  header.tokens = static_cast<uint32_t>(tokens);
-  header.kv_heads = static_cast<uint16_t>(shape.kv_heads);
-  header.head_dim = static_cast<uint16_t>(shape.head_dim);
-  header.size_bytes = SegmentBytes(shape, dtype, codec, calibration, tokens);
-  if (codec == Codec::kPlanes) {
-    memcpy(header.calibration_hash, calibration->hash_prefix.data(),
-           sizeof(header.calibration_hash));
-    for (int h = 0; h < shape.kv_heads; ++h) {
-      const HeadLayout& head = calibration->heads[static_cast<size_t>(h)];
-      segment[sizeof(header) + 2 * static_cast<size_t>(h)] = static_cast<std::byte>(head.k.pattern);
-      segment[sizeof(header) + 2 * static_cast<size_t>(h) + 1] =
-          static_cast<std::byte>(head.v.pattern);
-    }
-  }
   memcpy(segment, &header, sizeof(header));
+  if (codec != Codec::kPlanes) return;
+  std::byte* pattern = segment + sizeof(header);
+  for (const HeadLayout& head : calibration->heads) {
+    *pattern++ = static_cast<std::byte>(head.k.pattern);
+    *pattern++ = static_cast<std::byte>(head.v.pattern);
+  }
 }
 
 uint64_t SegmentChecksum(absl::Span<const std::byte> segment) {

@@ -8,6 +8,7 @@
 
 #include "gpu/host_device.h"
 #include "gpu/numeric.h"
+#include "gpu/planes/division.h"
 
 namespace kvdepot::planes {
 
@@ -55,6 +56,21 @@ KVDEPOT_HOST_DEVICE inline float TokenScaleValue(uint8_t code) {
   return FloatFromBits((static_cast<uint32_t>(code) << 20) + (96u << 23));
 }
 
+// The code of a value, as its float's low bits: adding 2^23 rounds to an integer, half to even.
+inline constexpr float kRounder = 8388608.0f;
+inline constexpr uint32_t kRounderBits = 0x4B000000u;
+KVDEPOT_HOST_DEVICE inline uint32_t RoundedCode(float x, float centre,
+                                                const Reciprocal& token_scale,
+                                                const Reciprocal& step, float half_levels,
+                                                float level_max) {
+  const float z = Divide(x - centre, token_scale);
+  const float level = Divide(z, step) + half_levels;
+  return FloatBits(fminf(fmaxf(level, 0.0f), level_max) + kRounder);
+}
+
+KVDEPOT_HOST_DEVICE inline bool IsFiniteFloat(float value) {
+  return (FloatBits(value) & 0x7F800000u) != 0x7F800000u;
+}
 KVDEPOT_HOST_DEVICE inline bool IsFiniteFp16(uint16_t half) {
   return (half & kFp16ExponentMask) != kFp16ExponentMask;
 }

@@ -31,6 +31,16 @@ KVDEPOT_HOST_DEVICE constexpr size_t PartBytes(int head_dim, const Pattern& k, c
   return 2 * TableBytes(head_dim) + RecordBytes(k, v) * static_cast<size_t>(blocks);
 }
 
+// Widths in one word (gpu/device_head.h): that of a group, and the sum of those before it.
+KVDEPOT_HOST_DEVICE constexpr int GroupWidth(uint32_t widths, int group) {
+  return static_cast<int>((widths >> (4 * group)) & 15u);
+}
+KVDEPOT_HOST_DEVICE constexpr int WidthsBefore(uint32_t widths, int group) {
+  int sum = 0;
+  for (int g = 0; g < group; ++g) sum += GroupWidth(widths, g);
+  return sum;
+}
+
 // Index of place `place`'s stored scale among the fp16 entries of a table; its centre lies
 // CentreDistance() later.
 KVDEPOT_HOST_DEVICE constexpr int KTableIndex(int head_dim, int place) {
