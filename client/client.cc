@@ -102,6 +102,13 @@ absl::StatusOr<v1::GetServerInfoResponse> Client::GetServerInfo(absl::Time deadl
   return CallIdempotent(*connection_, &Stub::GetServerInfo, v1::GetServerInfoRequest(), deadline);
 }
 
+absl::StatusOr<v1::SetBudgetResponse> Client::SetBudget(absl::string_view budget,
+                                                        absl::Time deadline) const {
+  v1::SetBudgetRequest request;
+  request.set_budget(std::string(budget));
+  return CallIdempotent(*connection_, &Stub::SetBudget, request, deadline);
+}
+
 absl::StatusOr<v1::CreateSessionResponse> Client::CreateSession(
     const v1::CreateSessionRequest& request, absl::Time deadline) const {
   return CallIdempotent(*connection_, &Stub::CreateSession, request, deadline);

@@ -88,6 +88,9 @@ class Client {
   const v1::GetServerInfoResponse& server_info() const { return server_info_; }
 
   absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(absl::Time deadline) const;
+  // `budget` as --memory_budget of the daemon. For operators.
+  absl::StatusOr<v1::SetBudgetResponse> SetBudget(absl::string_view budget,
+                                                  absl::Time deadline) const;
 
   // If a reply was lost and the call sent again, `created` is false although this call created the
   // session.

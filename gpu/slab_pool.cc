@@ -68,7 +68,7 @@ absl::StatusOr<std::unique_ptr<Extent>> SlabPool::Allocate(const std::string& te
   auto fit = group.lower_bound({rounded, 0, 0});
   if (fit == group.end()) {
     const uint64_t needed =
-        RoundUp(std::max<uint64_t>(slab_bytes_, rounded), kSlabGranularityBytes);
+        RoundUp(std::max<uint64_t>(SlabBytes(), rounded), kSlabGranularityBytes);
     // Gone before the new one is asked for: the device may have room for one of them only.
     if (spare_ != nullptr && usage_.slab_bytes + needed > budget_bytes_) TakeSlab(spare_).reset();
     const absl::StatusOr<Slab*> slab = MakeSlab(&group, needed);
@@ -82,6 +82,11 @@ absl::StatusOr<std::unique_ptr<Extent>> SlabPool::Allocate(const std::string& te
   if (range_bytes > rounded) slab->Insert(offset + rounded, range_bytes - rounded);
   usage_.unused_bytes -= size_bytes;
   return std::make_unique<SlabExtent>(this, slab, offset, size_bytes);
+}
+
+uint64_t SlabPool::SlabBytes() const {
+  const uint64_t part = budget_bytes_ / 8 / kSlabGranularityBytes * kSlabGranularityBytes;
+  return std::max(kSlabGranularityBytes, std::min(slab_bytes_, part));
 }
 
 absl::StatusOr<SlabPool::Slab*> SlabPool::MakeSlab(Group* group, size_t size_bytes) {

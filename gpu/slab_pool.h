@@ -32,6 +32,8 @@ namespace kvdepot {
 
 // What a slab's size is a multiple of: the unit in which devices map memory.
 inline constexpr uint64_t kSlabGranularityBytes = uint64_t{2} << 20;
+// A session of 8 heads of 128 in bf16 fills it with 128 Ki tokens of one layer.
+inline constexpr uint64_t kSlabBytesDefault = uint64_t{64} << 20;
 
 // Makes a slab of that many bytes. Whatever an earlier owner left in it is gone.
 using SlabSource = std::function<absl::StatusOr<std::unique_ptr<Extent>>(size_t size_bytes)>;
@@ -44,7 +46,8 @@ struct SlabUsage {
 
 class SlabPool {
  public:
-  // `slab_bytes` is a positive multiple of kSlabGranularityBytes.
+  // `slab_bytes` is a positive multiple of kSlabGranularityBytes. Where it is more than an eighth
+  // of the budget, slabs have that much, rounded down, so that a few tenants find room.
   SlabPool(SlabSource source, uint64_t slab_bytes, uint64_t budget_bytes);
   // Every extent is gone by then.
   ~SlabPool();
@@ -71,7 +74,8 @@ class SlabPool {
   using GroupKey = std::pair<std::string, ExtentUse>;
   using Slabs = std::map<uint64_t, std::unique_ptr<Slab>>;
 
-  // Both require mutex_.
+  // All require mutex_.
+  uint64_t SlabBytes() const;
   absl::StatusOr<Slab*> MakeSlab(Group* group, size_t size_bytes);
   std::unique_ptr<Slab> TakeSlab(Slab* slab);
 

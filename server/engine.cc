@@ -77,6 +77,8 @@ class EngineImpl final : public Engine {
     const uint64_t quota = state_.options.tenant_quota_bytes;
     return quota == 0 ? budget_bytes() : quota;
   }
+  absl::Status health() const override { return state_.backend->health(); }
+  uint64_t device_memory_bytes() const override { return state_.backend->memory_bytes(); }
   SlabUsage slab_usage() const override { return state_.backend->slab_usage(); }
 
   uint64_t used_bytes() const override { return state_.budget.used_bytes(); }

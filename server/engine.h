@@ -119,6 +119,8 @@ class Engine {
   // What one tenant may use.
   virtual uint64_t tenant_quota_bytes() const = 0;
   virtual SlabUsage slab_usage() const = 0;
+  // What a budget in per cent is a part of.
+  virtual uint64_t device_memory_bytes() const = 0;
 
   // Bytes in use, over all tenants and of one.
   virtual uint64_t used_bytes() const = 0;
@@ -126,6 +128,9 @@ class Engine {
   virtual size_t session_count() const = 0;
   // Takes the lock once a session: not one moment's picture.
   virtual EngineTotals totals() = 0;
+
+  // OK, or INTERNAL with what ended the device's use: then nothing is answered any more.
+  virtual absl::Status health() const = 0;
 
   // Aborts unless counts, positions, extents and charges of every session agree with each other and
   // with the ledger, recomputed from scratch.

@@ -15,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "gpu/device_name.h"
 
 using kvdepot::EngineOptions;
 using kvdepot::MemoryAmount;
@@ -29,12 +30,20 @@ ABSL_FLAG(std::string, tokens_file, Options().tokens_file,
           "file of bearer tokens, one 'TENANT SHA256HEX' a line. Empty: no tokens, one tenant");
 ABSL_FLAG(std::string, calibrations_dir, Options().calibrations_dir,
           "folder of calibration files, read at start. Empty: none");
-ABSL_FLAG(std::string, device, Options().device, "auto or cpu");
+ABSL_FLAG(std::string, operator_tenants, Options().operator_tenants,
+          "tenants that may change the budget, separated by commas. Empty: none, or the one tenant "
+          "of a daemon without tokens");
+ABSL_FLAG(std::string, device, Options().device,
+          "auto, cpu, cuda:N or a GPU's UUID. auto: the first GPU, or the CPU where there is no "
+          "NVIDIA device node");
+ABSL_FLAG(uint64_t, slab_bytes, Options().slab_bytes,
+          "bytes in which a GPU's memory is taken, a multiple of 2 MiB, at most an eighth of the "
+          "budget");
 ABSL_FLAG(int, threads, Options().threads,
           "threads of one Attend on the CPU. 0: as many as the machine has");
 ABSL_FLAG(
     MemoryAmount, memory_budget, Options().memory_budget,
-    "memory of all sessions: bytes (8GiB, 512MiB, 1073741824) or a part of the device's (25%)");
+    "memory of all sessions: bytes (8GiB, 512MiB, 1073741824) or a part of what is free (25%)");
 ABSL_FLAG(uint64_t, message_bytes_max, Options().message_bytes_max,
           "bytes of one gRPC message, in or out");
 ABSL_FLAG(int, concurrent_calls_per_connection_max, Options().concurrent_calls_per_connection_max,
@@ -176,7 +185,9 @@ absl::Status Options::Validate() const {
   }
   check(metrics_address.empty() || absl::StrContains(metrics_address, ':'), "metrics_address",
         metrics_address, "host:port or empty");
-  check(device == "auto" || device == "cpu", "device", device, "auto or cpu");
+  check(IsDeviceName(device), "device", device, kDeviceNames);
+  check(slab_bytes > 0 && slab_bytes % kSlabGranularityBytes == 0, "slab_bytes", slab_bytes,
+        absl::StrCat("a positive multiple of ", kSlabGranularityBytes));
   check(threads >= 1 && threads <= 1024, "threads", threads, "1..1024, or 0 for all");
   check(memory_budget.bytes > 0 || (memory_budget.percent > 0 && memory_budget.percent <= 100),
         "memory_budget", AbslUnparseFlag(memory_budget), "bytes, or above 0% and at most 100%");
@@ -206,7 +217,9 @@ Options OptionsFromFlags() {
   options.metrics_address = absl::GetFlag(FLAGS_metrics_address);
   options.tokens_file = absl::GetFlag(FLAGS_tokens_file);
   options.calibrations_dir = absl::GetFlag(FLAGS_calibrations_dir);
+  options.operator_tenants = absl::GetFlag(FLAGS_operator_tenants);
   options.device = absl::GetFlag(FLAGS_device);
+  options.slab_bytes = absl::GetFlag(FLAGS_slab_bytes);
   options.threads = absl::GetFlag(FLAGS_threads);
   if (options.threads == 0) {
     options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "gpu/slab_pool.h"
 #include "server/engine_options.h"
 
 namespace kvdepot {
@@ -37,12 +38,20 @@ struct Options {
   std::string tokens_file;
   // Folder of calibration files, read at start. Empty: none.
   std::string calibrations_dir;
+  // Tenants that may change the budget of all, separated by commas. Empty: nobody, but for the one
+  // tenant of a daemon without tokens.
+  std::string operator_tenants;
 
-  // "auto": a GPU if this machine has one, else the CPU. "cpu".
+  // "auto": the first GPU, or the CPU where there is no NVIDIA device node. "cpu", "cuda:N", or a
+  // GPU's UUID.
   std::string device = "auto";
+  // On a GPU: what its memory is taken in and cut from, a multiple of 2 MiB, at most an eighth of
+  // the budget. A tenant takes two at least, for sealed tokens and for tails.
+  uint64_t slab_bytes = kSlabBytesDefault;
   // Threads of one Attend on the CPU. 0: as many as the machine has.
   int threads = 0;
-  // Memory of sessions. By default half: others use the machine as well.
+  // Memory of sessions: bytes, or a part of what a GPU has free or the CPU's machine has. By
+  // default half: others use it as well. SetBudget changes it.
   MemoryAmount memory_budget{0, 50};
 
   // A gRPC message, in or out. 32 MiB carry the fp32 outputs of 1024 query tokens of 32 heads of

@@ -21,14 +21,15 @@ enum class RpcMethod {
   kAttend,
   kDecode,
   kFetch,
+  kSetBudget,
 };
-inline constexpr int kRpcMethodCount = 14;
+inline constexpr int kRpcMethodCount = 15;
 
 // In the order of the enumeration.
 inline constexpr absl::string_view kRpcMethodNames[kRpcMethodCount] = {
     "GetServerInfo",   "CreateSession", "GetSession",   "ListSessions",   "DeleteSession",
     "TruncateSession", "SealSession",   "TouchSession", "PutCalibration", "ListCalibrations",
-    "Append",          "Attend",        "Decode",       "Fetch"};
+    "Append",          "Attend",        "Decode",       "Fetch",          "SetBudget"};
 
 constexpr absl::string_view RpcMethodName(RpcMethod method) {
   return kRpcMethodNames[static_cast<int>(method)];

@@ -47,12 +47,11 @@ uint64_t RandomEpoch() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
-  std::unique_ptr<Server> server(new Server(options));
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options, const Hooks& hooks) {
+  std::unique_ptr<Server> server(new Server(options, hooks));
   absl::Status status = server->ReadFiles();
-  if (!status.ok()) return status;
-  server->MakeEngine();
-  status = server->StartPages();
+  if (status.ok()) status = server->MakeEngine();
+  if (status.ok()) status = server->StartPages();
   if (status.ok()) status = server->Listen();
   if (!status.ok()) return status;
   Server* self = server.get();
@@ -62,8 +61,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
   return server;
 }
 
-Server::Server(const Options& options)
+Server::Server(const Options& options, const Hooks& hooks)
     : options_(options),
+      hooks_(hooks),
       log_(options.log_level),
       tenants_(Tenants::Open()),
       calibrations_(options.engine.calibrations_per_tenant_max),
@@ -84,8 +84,18 @@ absl::Status Server::ReadFiles() {
   return absl::OkStatus();
 }
 
-void Server::MakeEngine() {
-  std::unique_ptr<Backend> backend = MakeCpuBackend(options_.threads);
+absl::Status Server::MakeEngine() {
+  BackendOptions backend_options;
+  backend_options.device = options_.device;
+  backend_options.threads = options_.threads;
+  backend_options.cuda.slab_bytes = options_.slab_bytes;
+  backend_options.cuda.on_fault = [this](const absl::Status& fault) {
+    log_.Error("device_failed", {{"reason", std::string(fault.message())}});
+    if (hooks_.on_fault) hooks_.on_fault();
+  };
+  absl::StatusOr<std::unique_ptr<Backend>> made = hooks_.make_backend(backend_options);
+  if (!made.ok()) return made.status();
+  std::unique_ptr<Backend> backend = *std::move(made);
   options_.engine.budget_bytes = options_.memory_budget.Of(backend->memory_bytes());
   context_.build.version = kVersion;
   context_.build.backend = backend->name();
@@ -100,6 +110,7 @@ void Server::MakeEngine() {
   context_.calibrations = &calibrations_;
   context_.metrics = &metrics_;
   context_.log = &log_;
+  return absl::OkStatus();
 }
 
 absl::Status Server::StartPages() {

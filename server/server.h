@@ -4,12 +4,15 @@
 
 #include <grpcpp/server.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "gpu/backend.h"
+#include "gpu/backend_factory.h"
 #include "server/calibration_store.h"
 #include "server/clock.h"
 #include "server/engine.h"
@@ -26,8 +29,20 @@ namespace kvdepot {
 
 class Server {
  public:
+  struct Hooks {
+    // Makes the backend.
+    std::function<absl::StatusOr<std::unique_ptr<Backend>>(const BackendOptions&)> make_backend =
+        MakeBackend;
+    // The device has failed: Drain and end. Called once, by the thread that found out, which it
+    // must not hold up.
+    std::function<void()> on_fault;
+  };
+
   // Serves when it returns. The error says which option or file is the reason. `options` are valid.
-  static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options);
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options, const Hooks& hooks);
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options) {
+    return Start(options, Hooks());
+  }
   // Calls still open are cancelled.
   ~Server();
   Server(const Server&) = delete;
@@ -37,22 +52,26 @@ class Server {
   // options.drain_timeout), then stops listening. Once.
   void Drain();
 
+  // OK, or why the device cannot be used any more.
+  absl::Status fault() const { return engine_->health(); }
+
   // gRPC addresses with real ports, as clients dial them.
   const std::vector<std::string>& addresses() const { return addresses_; }
   // host:port; empty if switched off.
   const std::string& metrics_address() const { return context_.metrics_address; }
 
  private:
-  explicit Server(const Options& options);
+  Server(const Options& options, const Hooks& hooks);
 
   absl::Status ReadFiles();
-  void MakeEngine();
+  absl::Status MakeEngine();
   absl::Status StartPages();
   absl::Status Listen();
   void LogStart();
 
   // In the order in which they are built; each uses only those before it.
   Options options_;
+  const Hooks hooks_;
   Log log_;
   RealClock clock_;
   Metrics metrics_;

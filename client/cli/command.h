@@ -26,6 +26,7 @@ absl::Status RunSessions(const Arguments& arguments);
 absl::Status RunShow(const Arguments& arguments);
 absl::Status RunSeal(const Arguments& arguments);
 absl::Status RunDelete(const Arguments& arguments);
+absl::Status RunBudget(const Arguments& arguments);
 absl::Status RunBench(const Arguments& arguments);
 absl::Status RunDoctor(const Arguments& arguments);
 absl::Status RunDemo(const Arguments& arguments);

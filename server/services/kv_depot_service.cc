@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "server/services/append_call.h"
+#include "server/services/budget.h"
 #include "server/services/calibration_convert.h"
 #include "server/services/decode_call.h"
 #include "server/services/fetch_call.h"
@@ -214,6 +215,14 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* KvDepotService::Dec
 grpc::ServerWriteReactor<v1::FetchResponse>* KvDepotService::Fetch(
     grpc::CallbackServerContext* rpc, const v1::FetchRequest* request) {
   return new FetchCall(context_, rpc, request);
+}
+
+grpc::ServerUnaryReactor* KvDepotService::SetBudget(grpc::CallbackServerContext* rpc,
+                                                    const v1::SetBudgetRequest* request,
+                                                    v1::SetBudgetResponse* response) {
+  return AnswerNow(RpcMethod::kSetBudget, rpc, [&](const Caller& caller) {
+    return kvdepot::SetBudget(context_, caller.tenant, *request, response);
+  });
 }
 
 }  // namespace kvdepot

@@ -24,7 +24,8 @@ using KvDepotCallbackService =
     Rpcs::WithCallbackMethod_SealSession<Rpcs::WithCallbackMethod_TouchSession<
     Rpcs::WithCallbackMethod_PutCalibration<Rpcs::WithCallbackMethod_ListCalibrations<
     Rpcs::WithCallbackMethod_Attend<Rpcs::WithCallbackMethod_Fetch<
-    Rpcs::Service>>>>>>>>>>>>>>;
+    Rpcs::WithCallbackMethod_SetBudget<
+    Rpcs::Service>>>>>>>>>>>>>>>;
 // clang-format on
 
 class KvDepotService final : public KvDepotCallbackService {
@@ -71,6 +72,9 @@ class KvDepotService final : public KvDepotCallbackService {
       grpc::CallbackServerContext* rpc) override;
   grpc::ServerWriteReactor<v1::FetchResponse>* Fetch(grpc::CallbackServerContext* rpc,
                                                      const v1::FetchRequest* request) override;
+  grpc::ServerUnaryReactor* SetBudget(grpc::CallbackServerContext* rpc,
+                                      const v1::SetBudgetRequest* request,
+                                      v1::SetBudgetResponse* response) override;
 
  private:
   // For RPCs that the engine answers at once: `answer(caller)` fills the response.

@@ -42,6 +42,9 @@ void FillServerInfo(const ServiceContext& context, const std::string& tenant,
   response->set_used_bytes(context.engine->used_bytes());
   response->set_metrics_address(context.metrics_address);
   response->set_tenant(tenant);
+  const SlabUsage slabs = context.engine->slab_usage();
+  response->set_slab_bytes(slabs.slab_bytes);
+  response->set_slab_unused_bytes(slabs.unused_bytes);
 }
 
 }  // namespace kvdepot

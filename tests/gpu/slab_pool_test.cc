@@ -135,6 +135,18 @@ TEST(SlabPoolTest, AnExtentLargerThanASlabGetsOneOfItsOwn) {
   EXPECT_EQ(Address(small), Address(large) + 2 * kSlab + 256);
 }
 
+TEST(SlabPoolTest, SlabsOfASmallBudgetAreSmaller) {
+  FakeDevice device;
+  SlabPool pool(device.source(), 16 * kSlab, 80 * kSlab);
+  auto extent = Take(pool, 100);
+  EXPECT_EQ(pool.usage().slab_bytes, 10 * kSlab);
+  pool.SetBudget(kSlab);
+  extent.reset();
+  pool.SetBudget(1000 * kSlab);
+  extent = Take(pool, 100);
+  EXPECT_EQ(pool.usage().slab_bytes, 16 * kSlab);
+}
+
 TEST(SlabPoolTest, TheBudgetIsNamed) {
   FakeDevice device;
   SlabPool pool(device.source(), kSlab, kSlab);

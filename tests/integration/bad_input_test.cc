@@ -461,12 +461,13 @@ TEST_F(BadInputTest, ADecodeErrorEndsTheStreamAfterTheAnswersBefore) {
 
 TEST(Budget, AChunkThatDoesNotFitIsRefusedWhole) {
   TestDaemon daemon(
-      [](Options& options, const std::string&) { options.memory_budget.bytes = 1 << 20; });
+      [](Options& options, const std::string&) { options.memory_budget.bytes = 16 << 20; });
   const v1::Session session = daemon.CreateSession("chat");
   grpc::Status status;
   int stored = 0;
   while ((status = daemon.Append({AppendOf(session, Chunk(0, stored, 100))})).ok()) stored += 100;
-  ExpectStatus(status, StatusCode::RESOURCE_EXHAUSTED, {"budget_bytes: ", " of 1048576", "needed"});
+  ExpectStatus(status, StatusCode::RESOURCE_EXHAUSTED,
+               {"budget_bytes: ", " of 16777216", "needed"});
   google::rpc::QuotaFailure quota;
   ASSERT_TRUE(HasDetail(status, &quota));
   EXPECT_EQ(quota.violations(0).subject(), "budget_bytes");

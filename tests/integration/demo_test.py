@@ -46,7 +46,8 @@ class DemoTest(unittest.TestCase):
                 _DAEMON,
                 f"--listen=unix://{cls.socket}",
                 "--metrics_address=127.0.0.1:0",
-                "--device=cpu",
+                # The same tests run on a GPU where this names one.
+                f"--device={os.environ.get('KVDEPOT_TEST_DEVICE', 'cpu')}",
             ]
         )
         cls.run_cli("info", "--wait", "--timeout=60s", check=True)

@@ -10,6 +10,8 @@ import urllib.error
 import urllib.request
 
 DAEMON = "server/kvdepotd"
+# The same tests run on a GPU where this names one.
+DEVICE = os.environ.get("KVDEPOT_TEST_DEVICE", "cpu")
 
 
 def run(*flags):
@@ -24,7 +26,7 @@ class Daemon:
     def __init__(self, folder, *flags):
         self.process = subprocess.Popen(
             [DAEMON, f"--listen=unix://{folder}/new/socket", "--metrics_address=127.0.0.1:0",
-             "--memory_budget=16MiB", *flags],
+             "--memory_budget=16MiB", f"--device={DEVICE}", *flags],
             stderr=subprocess.PIPE, text=True)
         self.started = self.process.stderr.readline()
         self.pages = "http://" + re.search(r"metrics=(\S+)", self.started).group(1)
@@ -74,9 +76,17 @@ class KvdepotdTest(unittest.TestCase):
             self.assertEqual(len(err.splitlines()), 1, err)
 
     def test_failing_to_start_exits_with_1(self):
-        code, _, err = run("--listen=unix:///nonexistent/a/socket", "--metrics_address=")
+        code, _, err = run("--listen=unix:///nonexistent/a/socket", "--metrics_address=",
+                           "--device=cpu")
         self.assertEqual(code, 1)
         self.assertRegex(err, r"^kvdepotd: listen: /nonexistent/a: ")
+        self.assertEqual(len(err.splitlines()), 1, err)
+
+    def test_a_gpu_that_does_not_work_is_an_error(self):
+        code, _, err = run(f"--listen=unix://{self.folder}/socket", "--metrics_address=",
+                           "--device=cuda:99")
+        self.assertEqual(code, 1)
+        self.assertRegex(err, r"^kvdepotd: device: cuda:99, ")
         self.assertEqual(len(err.splitlines()), 1, err)
 
     def test_a_bad_calibration_file_is_named(self):
@@ -89,7 +99,8 @@ class KvdepotdTest(unittest.TestCase):
 
     def test_life(self):
         daemon = Daemon(self.folder)
-        for field in ("event=started", "version=", "pid=", "backend=cpu", "device=",
+        backend = "backend=cpu" if DEVICE == "cpu" else "backend=cuda"
+        for field in ("event=started", "version=", "pid=", backend, "device=",
                       "budget_bytes=16777216", "epoch="):
             self.assertIn(field, daemon.started)
         self.assertEqual(os.stat(f"{self.folder}/new").st_mode & 0o777, 0o700)

@@ -6,6 +6,7 @@
 
 #include "absl/flags/reflection.h"
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 
 namespace kvdepot {
 namespace {
@@ -43,11 +44,30 @@ TEST_F(OptionsTest, FlagsSetTheirFields) {
   Set("memory_budget", "2GiB");
   Set("drain_timeout", "5s");
   Set("window_tokens", "128");
+  Set("device", "cuda:1");
+  Set("slab_bytes", "4194304");
   const Options options = OptionsFromFlags();
   EXPECT_EQ(options.threads, 3);
   EXPECT_EQ(options.memory_budget.Of(1), uint64_t{2} << 30);
   EXPECT_EQ(options.drain_timeout, absl::Seconds(5));
   EXPECT_EQ(options.engine.window_tokens, 128);
+  EXPECT_EQ(options.device, "cuda:1");
+  EXPECT_EQ(options.slab_bytes, uint64_t{4} << 20);
+  EXPECT_TRUE(options.Validate().ok());
+}
+
+TEST_F(OptionsTest, ADeviceIsNamedByNumberOrUuid) {
+  Options options = OptionsFromFlags();
+  for (const char* device : {"auto", "cpu", "cuda:0", "GPU-4a1b"}) {
+    options.device = device;
+    EXPECT_TRUE(options.Validate().ok()) << device;
+  }
+  for (const char* device : {"", "cuda", "cuda:", "cuda:-1", "cuda:x", "gpu", "0"}) {
+    options.device = device;
+    EXPECT_EQ(options.Validate(),
+              absl::InvalidArgumentError(
+                  absl::StrCat("device: ", device, ", must be auto, cpu, cuda:N or a GPU's UUID")));
+  }
 }
 
 TEST_F(OptionsTest, AnAmountOfMemoryIsBytesOrAPart) {
@@ -79,7 +99,7 @@ TEST_F(OptionsTest, EveryProblemIsReportedAtOnce) {
             "layers_max: -1, must be 1..4096\n"
             "window_tokens: 65, must be 64..1048576, a multiple of 64\n"
             "listen: 0.0.0.0:7000, must be a Unix socket unless tokens_file is set\n"
-            "device: tpu, must be auto or cpu\n"
+            "device: tpu, must be auto, cpu, cuda:N or a GPU's UUID\n"
             "log_level: loud, must be trace, debug, info, warn, error");
 }
 

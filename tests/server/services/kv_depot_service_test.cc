@@ -253,6 +253,54 @@ TEST_F(ServiceTest, PlanesSessionsAttendCloseToTheTruth) {
   for (const float value : Floats(response.items(0).output())) ASSERT_TRUE(std::isfinite(value));
 }
 
+TEST_F(ServiceTest, SetsTheBudget) {
+  const v1::Session session = daemon_.CreateSession("chat");
+  ASSERT_TRUE(daemon_.AppendTokens(session, 0, 100).ok());
+  const auto set = [this](const std::string& budget, v1::SetBudgetResponse* response) {
+    v1::SetBudgetRequest request;
+    request.set_budget(budget);
+    Context context(daemon_.token());
+    return stub().SetBudget(context.get(), request, response);
+  };
+  v1::SetBudgetResponse response;
+  ASSERT_TRUE(set("1KiB", &response).ok());
+  EXPECT_EQ(response.budget_bytes(), 1024u);
+  EXPECT_GT(response.used_bytes(), 1024u);
+  const grpc::Status refused = daemon_.AppendTokens(session, 100, 100);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(absl::StrContains(refused.error_message(), "budget_bytes: "));
+  ASSERT_TRUE(set("64MiB", &response).ok());
+  EXPECT_TRUE(daemon_.AppendTokens(session, 100, 100).ok());
+  ASSERT_TRUE(set("50%", &response).ok());
+  EXPECT_GT(response.budget_bytes(), uint64_t{64} << 20);
+  v1::GetServerInfoResponse info;
+  Context context(daemon_.token());
+  ASSERT_TRUE(stub().GetServerInfo(context.get(), {}, &info).ok());
+  EXPECT_EQ(info.budget_bytes(), response.budget_bytes());
+  const grpc::Status wrong = set("lots", &response);
+  EXPECT_EQ(wrong.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_TRUE(absl::StrContains(wrong.error_message(), "budget: lots, must be bytes"));
+}
+
+TEST(Operators, SetTheBudgetAndOthersDoNot) {
+  TestDaemon daemon([](Options& options, const std::string& folder) {
+    options.tokens_file = folder + "/tokens";
+    // SHA-256 of "abc" and of "a".
+    std::ofstream(options.tokens_file)
+        << "ops ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n"
+        << "alice ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb\n";
+    options.operator_tenants = "root,ops";
+  });
+  v1::SetBudgetRequest request;
+  request.set_budget("1GiB");
+  v1::SetBudgetResponse response;
+  Context alice("a"), ops("abc");
+  const grpc::Status refused = daemon.stub().SetBudget(alice.get(), request, &response);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_TRUE(absl::StrContains(refused.error_message(), "tenant: alice"));
+  EXPECT_TRUE(daemon.stub().SetBudget(ops.get(), request, &response).ok());
+}
+
 TEST_F(ServiceTest, TouchesAndDeletes) {
   const v1::Session session = daemon_.CreateSession("chat");
   v1::TouchSessionRequest touch;

@@ -65,6 +65,9 @@ TestDaemon::TestDaemon(const Change& change) {
   options.metrics_address = "";
   options.threads = 1;
   options.log_level = "error";
+  // The same tests run on a GPU where this names one.
+  const char* const device = std::getenv("KVDEPOT_TEST_DEVICE");
+  options.device = device == nullptr ? "cpu" : device;
   options.memory_budget.bytes = 64 << 20;
   change(options, folder_);
   auto server = Server::Start(options);

@@ -1,0 +1,70 @@
+// Hands every call to another backend: what test doubles begin with.
+#ifndef KVDEPOT_TESTS_GPU_FORWARDING_BACKEND_H_
+#define KVDEPOT_TESTS_GPU_FORWARDING_BACKEND_H_
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "gpu/backend.h"
+
+namespace kvdepot {
+
+class ForwardingBackend : public Backend {
+ public:
+  explicit ForwardingBackend(std::unique_ptr<Backend> to) : to_(std::move(to)) {}
+
+  std::string name() const override { return to_->name(); }
+  std::string device() const override { return to_->device(); }
+  absl::Status health() const override { return to_->health(); }
+  uint64_t memory_bytes() const override { return to_->memory_bytes(); }
+  void SetBudget(uint64_t budget_bytes) override { to_->SetBudget(budget_bytes); }
+  SlabUsage slab_usage() const override { return to_->slab_usage(); }
+
+  absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
+                                                   size_t size_bytes) override {
+    return to_->Allocate(tenant, use, size_bytes);
+  }
+  absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
+                           size_t value_count) override {
+    return to_->CheckFinite(field, values, dtype, value_count);
+  }
+  void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
+                   int count, std::byte* extent, int capacity, int first_slot) override {
+    to_->WriteTokens(shape, dtype, tokens, from, count, extent, capacity, first_slot);
+  }
+  void CopyTokens(const LayerShape& shape, DType dtype, const std::byte* from, std::byte* to,
+                  int capacity, int count) override {
+    to_->CopyTokens(shape, dtype, from, to, capacity, count);
+  }
+  LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
+                                     absl::Span<const float> query_second_moments) override {
+    return to_->DeriveCalibration(source, profile, query_second_moments);
+  }
+  bool Encode(const SealBlocks& source, Codec codec, const LayerCalibration* calibration,
+              std::byte* segment) override {
+    return to_->Encode(source, codec, calibration, segment);
+  }
+  absl::Status Attend(absl::Span<const AttendItem> items) override { return to_->Attend(items); }
+  void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
+              absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override {
+    to_->Decode(shape, dtype, calibration, runs, to, k, v);
+  }
+  void ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) override {
+    to_->ReadBytes(device, size_bytes, host);
+  }
+  void WriteBytes(const std::byte* host, size_t size_bytes, std::byte* device) override {
+    to_->WriteBytes(host, size_bytes, device);
+  }
+  absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) override {
+    return to_->VerifyChecksum(segment, size_bytes);
+  }
+
+ private:
+  const std::unique_ptr<Backend> to_;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_TESTS_GPU_FORWARDING_BACKEND_H_

@@ -1,0 +1,7 @@
+#include "tests/integration/trap.h"
+
+namespace kvdepot {
+
+void Trap() {}
+
+}  // namespace kvdepot
