@@ -1,0 +1,373 @@
+// The CUDA backend: one stream, on which everything runs in order.
+#include "gpu/backend_cuda.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gpu/attend_cuda.h"
+#include "gpu/check.h"
+#include "gpu/checksum_cuda.h"
+#include "gpu/cuda_device.h"
+#include "gpu/cuda_status.h"
+#include "gpu/decode_runs_cpu.h"
+#include "gpu/device_head.h"
+#include "gpu/device_memory.h"
+#include "gpu/finite_cpu.h"
+#include "gpu/kernel_arguments.h"
+#include "gpu/planes/encode_cuda.h"
+#include "gpu/planes/own_calibration.h"
+#include "gpu/raw/segment_cuda.h"
+#include "gpu/segment_view.h"
+#include "gpu/staging_ring.h"
+#include "gpu/tokens_cuda.h"
+
+namespace kvdepot {
+namespace {
+
+// A message of a prompt is a few megabytes: one slot is filled while the device reads others.
+constexpr int kStagingSlots = 4;
+constexpr size_t kStagingSlotBytes = size_t{4} << 20;
+// What a segment of 1024 tokens and 8 heads of 128 takes in fp32, K and V.
+constexpr size_t kDecodedBytes = size_t{8} << 20;
+// Heads of the largest layer (1024 of them take 557 KiB), and the runs of a large Fetch.
+constexpr size_t kArgumentsBytes = size_t{4} << 20;
+constexpr size_t kDecodeRunsMax = 16384;
+// A raw segment of 1024 tokens and 1024 heads of 256 in fp32.
+constexpr size_t kSegmentBytesMax = (size_t{2} << 30) + 4096;
+
+class DeviceSlab final : public Extent {
+ public:
+  explicit DeviceSlab(DeviceBuffer buffer)
+      : Extent(buffer.data(), buffer.size_bytes()), buffer_(std::move(buffer)) {}
+
+ private:
+  const DeviceBuffer buffer_;
+};
+
+// Zeroed, because a slab may lie where another tenant's was, and a mapping shows the whole of it.
+absl::StatusOr<std::unique_ptr<Extent>> MakeSlab(int device, size_t size_bytes) {
+  absl::Status status = CudaStatus(cudaSetDevice(device), "cudaSetDevice");
+  if (!status.ok()) return status;
+  absl::StatusOr<DeviceBuffer> buffer = DeviceBuffer::Allocate(size_bytes);
+  if (!buffer.ok()) {
+    return absl::Status(buffer.status().code(),
+                        absl::StrCat("device_memory: ", buffer.status().message()));
+  }
+  status = CudaStatus(cudaMemset(buffer->data(), 0, size_bytes), "cudaMemset of a slab");
+  // The null stream does not wait for other streams, nor they for it.
+  if (status.ok()) status = CudaStatus(cudaStreamSynchronize(nullptr), "cudaMemset of a slab");
+  if (!status.ok()) return status;
+  return std::make_unique<DeviceSlab>(*std::move(buffer));
+}
+
+// What calls share, made once: after the start nothing but slabs and large batches of attention
+// take device memory.
+struct Workspace {
+  Stream stream;
+  StagingRing staging;
+  KernelArguments arguments;
+  DeviceBuffer checksum;
+  // Variances of the largest layer; whether values left the range.
+  DeviceBuffer results;
+  PinnedBuffer decoded;
+
+  static absl::StatusOr<Workspace> Create() {
+    Workspace made;
+    absl::Status status;
+    const auto take = [&status](auto made_part, auto* part) {
+      if (!made_part.ok()) status.Update(made_part.status());
+      if (made_part.ok()) *part = *std::move(made_part);
+    };
+    take(Stream::Create(), &made.stream);
+    take(StagingRing::Create(kStagingSlots, kStagingSlotBytes), &made.staging);
+    take(KernelArguments::Create(kArgumentsBytes), &made.arguments);
+    take(DeviceBuffer::Allocate(ChecksumWorkspaceBytes(1, kSegmentBytesMax)), &made.checksum);
+    take(DeviceBuffer::Allocate(size_t{2} << 20), &made.results);
+    take(PinnedBuffer::Allocate(2 * kDecodedBytes), &made.decoded);
+    if (!status.ok()) return status;
+    return made;
+  }
+};
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(CudaDevice device, const CudaBackendOptions& options, Workspace workspace,
+              CudaAttention attention)
+      : device_(std::move(device)),
+        on_fault_(options.on_fault),
+        slabs_([index = device_.index](size_t size_bytes) { return MakeSlab(index, size_bytes); },
+               options.slab_bytes, UINT64_MAX),
+        workspace_(std::move(workspace)),
+        attention_(std::move(attention)) {}
+
+  std::string name() const override { return "cuda"; }
+  std::string device() const override { return device_.uuid; }
+
+  absl::Status health() const override {
+    const std::lock_guard<std::mutex> lock(health_mutex_);
+    return health_;
+  }
+
+  uint64_t memory_bytes() const override {
+    size_t free = 0;
+    size_t total = 0;
+    if (cudaSetDevice(device_.index) != cudaSuccess) return 0;
+    return cudaMemGetInfo(&free, &total) == cudaSuccess ? free : 0;
+  }
+  void SetBudget(uint64_t budget_bytes) override { slabs_.SetBudget(budget_bytes); }
+  SlabUsage slab_usage() const override { return slabs_.usage(); }
+
+  absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
+                                                   size_t size_bytes) override {
+    absl::StatusOr<std::unique_ptr<Extent>> extent = slabs_.Allocate(tenant, use, size_bytes);
+    if (!extent.ok() && absl::IsInternal(extent.status())) Fail(extent.status());
+    return extent;
+  }
+
+  absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
+                           size_t value_count) override {
+    // They come from the network and are in the host's cache.
+    return CheckFiniteOnCpu(field, values, dtype, value_count);
+  }
+
+  void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
+                   int count, std::byte* extent, int capacity, int first_slot) override;
+  void CopyTokens(const LayerShape& shape, DType dtype, const std::byte* from, std::byte* to,
+                  int capacity, int count) override;
+  LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
+                                     absl::Span<const float> query_second_moments) override;
+  bool Encode(const SealBlocks& source, Codec codec, const LayerCalibration* calibration,
+              std::byte* segment) override;
+  absl::Status Attend(absl::Span<const AttendItem> items) override;
+  void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
+              absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override;
+  void ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) override;
+  void WriteBytes(const std::byte* host, size_t size_bytes, std::byte* device) override;
+  absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) override;
+
+ private:
+  // The one place that hears of every failure of the device. Whether to go on.
+  bool Ok(const absl::Status& status) {
+    if (!status.ok()) Fail(status);
+    return status.ok();
+  }
+  bool Ok(cudaError_t error, absl::string_view what) { return Ok(CudaStatus(error, what)); }
+  void Fail(const absl::Status& status);
+
+  // Whether the device can be used, made current for this thread: calls come from several.
+  bool Enter() { return health().ok() && Ok(cudaSetDevice(device_.index), "cudaSetDevice"); }
+
+  const SegmentJob* AddJob(const SealBlocks& source, Codec codec,
+                           const LayerCalibration* calibration, std::byte* segment,
+                           size_t size_bytes);
+  const DeviceHead* AddHeads(const LayerShape& shape, const LayerCalibration& calibration);
+  SegmentBatch BatchOf(const SealBlocks& source, const SegmentJob* job, size_t size_bytes) const;
+
+  const CudaDevice device_;
+  const std::function<void(const absl::Status&)> on_fault_;
+  mutable std::mutex health_mutex_;
+  absl::Status health_;  // guarded by health_mutex_
+  SlabPool slabs_;
+  Workspace workspace_;
+  CudaAttention attention_;
+};
+
+void CudaBackend::Fail(const absl::Status& status) {
+  {
+    const std::lock_guard<std::mutex> lock(health_mutex_);
+    if (!health_.ok()) return;
+    health_ = absl::InternalError(status.message());
+  }
+  if (on_fault_) on_fault_(status);
+}
+
+void CudaBackend::WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens,
+                              int from, int count, std::byte* extent, int capacity,
+                              int first_slot) {
+  if (!Enter()) return;
+  const size_t token_bytes = shape.row_values() * DTypeBytes(dtype);
+  const int piece = static_cast<int>(workspace_.staging.slot_bytes() / (2 * token_bytes));
+  KVDEPOT_CHECK(piece > 0);
+  for (int done = 0; done < count; done += piece) {
+    const int now = std::min(piece, count - done);
+    const size_t tensor_bytes = static_cast<size_t>(now) * token_bytes;
+    const size_t offset = static_cast<size_t>(from + done) * token_bytes;
+    const absl::StatusOr<std::byte*> slot = workspace_.staging.Take();
+    if (!Ok(slot.status())) return;
+    memcpy(*slot, tokens.k + offset, tensor_bytes);
+    memcpy(*slot + tensor_bytes, tokens.v + offset, tensor_bytes);
+    // The kernel reads the slot itself: each byte once, and one launch less.
+    const cudaError_t error = ScatterTokens(shape, dtype, *slot, *slot + tensor_bytes, now, extent,
+                                            capacity, first_slot + done, workspace_.stream.get());
+    if (!Ok(error, "writing tokens") || !Ok(workspace_.staging.Pass(workspace_.stream))) return;
+  }
+}
+
+void CudaBackend::CopyTokens(const LayerShape& shape, DType dtype, const std::byte* from,
+                             std::byte* to, int capacity, int count) {
+  if (!Enter()) return;
+  const size_t row_bytes = static_cast<size_t>(shape.head_dim) * DTypeBytes(dtype);
+  const size_t tensor_bytes = static_cast<size_t>(capacity) * row_bytes;
+  Ok(cudaMemcpy2DAsync(to, tensor_bytes, from, tensor_bytes, static_cast<size_t>(count) * row_bytes,
+                       2 * static_cast<size_t>(shape.kv_heads), cudaMemcpyDeviceToDevice,
+                       workspace_.stream.get()),
+     "copying tokens");
+}
+
+const DeviceHead* CudaBackend::AddHeads(const LayerShape& shape,
+                                        const LayerCalibration& calibration) {
+  const auto heads = workspace_.arguments.Add<DeviceHead>(static_cast<size_t>(shape.kv_heads));
+  FillDeviceHeads(shape, calibration, heads.host);
+  return heads.device;
+}
+
+const SegmentJob* CudaBackend::AddJob(const SealBlocks& source, Codec codec,
+                                      const LayerCalibration* calibration, std::byte* segment,
+                                      size_t size_bytes) {
+  const auto blocks = workspace_.arguments.Add<const std::byte*>(source.blocks.size());
+  std::copy(source.blocks.begin(), source.blocks.end(), blocks.host);
+  const auto jobs = workspace_.arguments.Add<SegmentJob>(1);
+  SegmentJob& job = *jobs.host;
+  job = {};
+  job.blocks = blocks.device;
+  job.block_count = static_cast<uint32_t>(source.blocks.size());
+  job.segment = segment;
+  job.size_bytes = size_bytes;
+  if (codec == Codec::kPlanes && calibration != nullptr) {
+    job.heads = AddHeads(source.shape, *calibration);
+    std::copy(calibration->hash_prefix.begin(), calibration->hash_prefix.end(),
+              job.calibration_hash);
+  }
+  return jobs.device;
+}
+
+SegmentBatch CudaBackend::BatchOf(const SealBlocks& source, const SegmentJob* job,
+                                  size_t size_bytes) const {
+  SegmentBatch batch;
+  batch.kv_heads = source.shape.kv_heads;
+  batch.head_dim = source.shape.head_dim;
+  batch.dtype = source.dtype;
+  batch.jobs = job;
+  batch.job_count = 1;
+  batch.block_count_max = static_cast<int>(source.blocks.size());
+  batch.size_bytes_max = size_bytes;
+  return batch;
+}
+
+LayerCalibration CudaBackend::DeriveCalibration(const SealBlocks& source, Profile profile,
+                                                absl::Span<const float> query_second_moments) {
+  std::vector<float> variance(2 * source.shape.row_values());
+  if (Enter()) {
+    workspace_.arguments.Clear();
+    const SegmentJob* job = AddJob(source, Codec::kPlanes, nullptr, nullptr, 0);
+    float* const device_variance = reinterpret_cast<float*>(workspace_.results.data());
+    if (Ok(workspace_.arguments.Upload(workspace_.stream)) &&
+        Ok(planes::ChannelVariances(BatchOf(source, job, 0), device_variance,
+                                    workspace_.stream.get()),
+           "measuring channels")) {
+      ReadBytes(workspace_.results.data(), variance.size() * sizeof(float),
+                reinterpret_cast<std::byte*>(variance.data()));
+    }
+  }
+  return planes::CalibrationOf(source.shape, profile, variance, query_second_moments);
+}
+
+bool CudaBackend::Encode(const SealBlocks& source, Codec codec, const LayerCalibration* calibration,
+                         std::byte* segment) {
+  if (!Enter()) return true;
+  const int tokens = static_cast<int>(source.blocks.size()) * kBlockTokens;
+  const size_t size_bytes = SegmentBytes(source.shape, source.dtype, codec, calibration, tokens);
+  workspace_.arguments.Clear();
+  const SegmentJob* job = AddJob(source, codec, calibration, segment, size_bytes);
+  const SegmentBatch batch = BatchOf(source, job, size_bytes);
+  if (!Ok(workspace_.arguments.Upload(workspace_.stream))) return true;
+  if (codec == Codec::kRaw) {
+    if (Ok(raw::EncodeSegments(batch, workspace_.checksum.data(), workspace_.stream.get()),
+           "encoding a raw segment")) {
+      Ok(workspace_.stream.Synchronize());
+    }
+    return true;
+  }
+  const auto out_of_range = reinterpret_cast<uint32_t*>(workspace_.results.data());
+  if (!Ok(planes::EncodeSegments(batch, out_of_range, workspace_.checksum.data(),
+                                 workspace_.stream.get()),
+          "encoding a planes segment")) {
+    return true;
+  }
+  uint32_t flag = 0;
+  ReadBytes(workspace_.results.data(), sizeof(flag), reinterpret_cast<std::byte*>(&flag));
+  return flag == 0;
+}
+
+absl::Status CudaBackend::Attend(absl::Span<const AttendItem> items) {
+  if (!Enter()) return health();
+  absl::Status status = attention_.Attend(items);
+  if (absl::IsInternal(status)) Fail(status);
+  return status;
+}
+
+void CudaBackend::Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
+                         absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) {
+  const size_t token_bytes = shape.row_values() * DTypeBytes(to);
+  std::vector<uint64_t> copy;
+  for (TokenRun run : runs) {
+    const Codec codec = run.form == TokenRun::Form::kPlanes ? Codec::kPlanes : Codec::kRaw;
+    const size_t size_bytes = run.form == TokenRun::Form::kExact
+                                  ? ExactExtentBytes(shape, dtype, run.capacity)
+                                  : SegmentBytes(shape, dtype, codec, calibration, run.capacity);
+    copy.resize((size_bytes + 7) / 8);
+    ReadBytes(run.data, size_bytes, reinterpret_cast<std::byte*>(copy.data()));
+    if (!health().ok()) return;
+    run.data = reinterpret_cast<const std::byte*>(copy.data());
+    DecodeRuns(shape, dtype, calibration, {&run, 1}, to, k, v);
+    k += static_cast<size_t>(run.count) * token_bytes;
+    v += static_cast<size_t>(run.count) * token_bytes;
+  }
+}
+
+void CudaBackend::ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) {
+  if (!Enter()) return;
+  if (Ok(cudaMemcpyAsync(host, device, size_bytes, cudaMemcpyDeviceToHost, workspace_.stream.get()),
+         "reading device memory")) {
+    Ok(workspace_.stream.Synchronize());
+  }
+}
+
+void CudaBackend::WriteBytes(const std::byte* host, size_t size_bytes, std::byte* device) {
+  if (!Enter()) return;
+  if (Ok(cudaMemcpyAsync(device, host, size_bytes, cudaMemcpyHostToDevice, workspace_.stream.get()),
+         "writing device memory")) {
+    Ok(workspace_.stream.Synchronize());
+  }
+}
+
+absl::Status CudaBackend::VerifyChecksum(const std::byte* segment, size_t size_bytes) {
+  // Everything in the header is checked as well, by the code that checks bytes from outside.
+  std::vector<uint64_t> copy((size_bytes + 7) / 8);
+  std::byte* const bytes = reinterpret_cast<std::byte*>(copy.data());
+  ReadBytes(segment, size_bytes, bytes);
+  absl::Status healthy = health();
+  if (!healthy.ok()) return healthy;
+  return ValidateSegment(absl::MakeConstSpan(bytes, size_bytes));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options) {
+  absl::StatusOr<CudaDevice> device = OpenCudaDevice(options.device);
+  if (!device.ok()) return device.status();
+  absl::StatusOr<Workspace> workspace = Workspace::Create();
+  if (!workspace.ok()) return workspace.status();
+  absl::StatusOr<CudaAttention> attention = CudaAttention::Create(workspace->stream.get());
+  if (!attention.ok()) return attention.status();
+  return std::make_unique<CudaBackend>(*std::move(device), options, *std::move(workspace),
+                                       *std::move(attention));
+}
+
+}  // namespace kvdepot
