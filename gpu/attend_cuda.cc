@@ -19,10 +19,18 @@ constexpr size_t kAlignment = 256;
 
 size_t Aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
+// Tiles of query rows of one KV head.
+uint32_t Tiles(const AttendItem& item) {
+  const int rows = item.query_tokens * item.shape.queries_per_kv_head();
+  const int rows_per_tile = AttendRowsPerTile(item.shape, item.query_tokens);
+  return static_cast<uint32_t>((rows + rows_per_tile - 1) / rows_per_tile);
+}
+
 // Sessions that one launch can serve.
 auto LaunchKey(const AttendItem& item) {
   return std::make_tuple(item.dtype, item.shape.kv_heads, item.shape.query_heads,
-                         item.shape.head_dim, item.shape.soft_cap, item.shape.sliding_window);
+                         item.shape.head_dim, item.shape.soft_cap, item.shape.sliding_window,
+                         AttendRowsPerTile(item.shape, item.query_tokens), Tiles(item));
 }
 
 // Pieces of a buffer that exists on the host and, at the same offsets, on the device. Without
@@ -160,32 +168,21 @@ size_t QueryRowCount(const AttendItem& item) {
 // A launch's input and results in `input` and `results`; a first pass without buffers counts.
 struct Directory {
   AttendBatch batch;
-  int rows_per_tile = 0;
   std::vector<std::pair<float*, float*>> results;  // output and log-sum-exp on the host, by item
 
   void Build(absl::Span<const AttendItem* const> items, TwinMemory& input, TwinMemory& output) {
+    const size_t kv_heads = static_cast<size_t>(items[0]->shape.kv_heads);
     batch.shape = items[0]->shape;
     batch.dtype = items[0]->dtype;
-    const size_t kv_heads = static_cast<size_t>(batch.shape.kv_heads);
-    int query_tokens_max = 0;
-    for (const AttendItem* item : items)
-      query_tokens_max = std::max(query_tokens_max, item->query_tokens);
-    rows_per_tile = AttendRowsPerTile(batch.shape, query_tokens_max);
-    const auto tiles = [&](const AttendItem& item) {
-      const int rows = item.query_tokens * item.shape.queries_per_kv_head();
-      return static_cast<size_t>((rows + rows_per_tile - 1) / rows_per_tile);
-    };
-    size_t row_count = 0;
-    for (const AttendItem* item : items) row_count += kv_heads * tiles(*item);
-    batch.row_count = static_cast<uint32_t>(row_count);
+    batch.rows_per_tile = AttendRowsPerTile(batch.shape, items[0]->query_tokens);
+    batch.tiles = Tiles(*items[0]);
+    batch.row_count = static_cast<uint32_t>(items.size() * kv_heads) * batch.tiles;
     batch.record_bytes_max = 0;
-
     const auto cells = input.Take<AttendCell>(items.size());
-    const auto rows = input.Take<AttendRow>(row_count);
+    const auto record_bytes = input.Take<uint32_t>(items.size() * kv_heads);
     batch.cells = cells.device;
-    batch.rows = rows.device;
-    std::map<const LayerCalibration*, const DeviceHead*> heads;
-    size_t row = 0;
+    batch.record_bytes = record_bytes.device;
+    std::map<const LayerCalibration*, TwinMemory::Piece<DeviceHead>> heads;
     results.clear();
     for (size_t i = 0; i < items.size(); ++i) {
       const AttendItem& item = *items[i];
@@ -196,19 +193,15 @@ struct Directory {
       const auto values = output.Take<float>(QueryValues(item));
       const auto log_sum_exp = output.Take<float>(QueryRowCount(item));
       results.emplace_back(values.host, log_sum_exp.host);
-      const DeviceHead* device_heads = nullptr;
+      TwinMemory::Piece<DeviceHead> table{nullptr, nullptr};
       if (counts.planes > 0) {
-        auto [known, fresh] = heads.try_emplace(item.calibration, nullptr);
+        const auto [known, fresh] = heads.try_emplace(item.calibration, table);
         if (fresh) {
-          const auto table = input.Take<DeviceHead>(kv_heads);
-          known->second = table.device;
-          if (table.host != nullptr) {
-            FillDeviceHeads(item.shape, *item.calibration, table.host);
-            for (size_t h = 0; h < kv_heads; ++h)
-              batch.record_bytes_max = std::max(batch.record_bytes_max, table.host[h].record_bytes);
-          }
+          known->second = input.Take<DeviceHead>(kv_heads);
+          if (known->second.host != nullptr)
+            FillDeviceHeads(item.shape, *item.calibration, known->second.host);
         }
-        device_heads = known->second;
+        table = known->second;
       }
       if (cells.host == nullptr) continue;
 
@@ -217,7 +210,7 @@ struct Directory {
       FillRuns(item, planes.host, exact.host, cell);
       cell.planes = planes.device;
       cell.exact = exact.device;
-      cell.heads = device_heads;
+      cell.heads = table.device;
       cell.q = q.device;
       cell.output = values.device;
       cell.log_sum_exp = log_sum_exp.device;
@@ -225,12 +218,10 @@ struct Directory {
       cell.query_tokens = static_cast<uint32_t>(item.query_tokens);
       cell.scale = item.shape.soft_cap > 0 ? item.scale / item.shape.soft_cap : item.scale * kLog2E;
       memcpy(q.host, item.q, QueryValues(item) * DTypeBytes(item.dtype));
-      // Tiles of one head side by side: they read the same bytes at about the same time.
       for (size_t h = 0; h < kv_heads; ++h) {
-        for (size_t tile = 0; tile < tiles(item); ++tile) {
-          rows.host[row++] = {static_cast<uint32_t>(i), static_cast<uint16_t>(h),
-                              static_cast<uint16_t>(tile)};
-        }
+        const uint32_t bytes = table.host != nullptr ? table.host[h].record_bytes : 0;
+        record_bytes.host[i * kv_heads + h] = bytes;
+        batch.record_bytes_max = std::max(batch.record_bytes_max, bytes);
       }
     }
   }
@@ -296,10 +287,9 @@ absl::Status CudaAttention::Launch(absl::Span<const AttendItem* const> items) {
   AttendBatch batch = directory.batch;
   batch.workspace = workspace_.data();
   for (uint32_t row = 0; row < directory.batch.row_count; row += kLaunchRowsMax) {
-    batch.rows = directory.batch.rows + row;
+    batch.first_row = row;
     batch.row_count = std::min(kLaunchRowsMax, directory.batch.row_count - row);
-    status = CudaStatus(LaunchAttend(batch, directory.rows_per_tile, multiprocessors_, stream_),
-                        "attend");
+    status = CudaStatus(LaunchAttend(batch, multiprocessors_, stream_), "attend");
     if (!status.ok()) return status;
   }
   status = CudaStatus(cudaMemcpyAsync(host_results_.data(), device_results_.data(), results.used(),

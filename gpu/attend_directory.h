@@ -40,7 +40,7 @@ struct alignas(16) ExactRun {
 };
 
 // One session: its tokens of the layer and its queries. All pointers are device memory.
-struct alignas(16) AttendCell {
+struct alignas(128) AttendCell {
   const PlanesRun* planes;
   const ExactRun* exact;
   const DeviceHead* heads;  // [kv_heads]; null without `planes` runs
@@ -56,13 +56,6 @@ struct alignas(16) AttendCell {
   // On q.k; to base 2 unless there is a soft-cap.
   float scale;
   uint32_t zero;
-};
-
-// A unit of the plan's rows: queries of one session that read one KV head together.
-struct AttendRow {
-  uint32_t cell;
-  uint16_t kv_head;
-  uint16_t tile;  // its query rows are tile * rows_per_tile ..
 };
 
 }  // namespace kvdepot

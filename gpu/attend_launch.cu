@@ -7,18 +7,19 @@
 namespace kvdepot {
 namespace {
 
-constexpr uint32_t kMultiprocessorsMax = 512;
-constexpr size_t kStateFloatsMax = std::max(
-    {GlobalState<64, 8>::kFloats, GlobalState<128, 8>::kFloats, GlobalState<256, 4>::kFloats});
-constexpr size_t kPartsBytes = sizeof(float) * 2 * kMultiprocessorsMax * kStateFloatsMax;
+constexpr size_t kStateFloatsMax = GlobalState<256, 8>::kFloats;
+constexpr size_t kPartsBytes = sizeof(float) * 2 * kLaunchBlocksMax * kStateFloatsMax;
 
 template <int kHeadDim, int kTiles>
 cudaError_t Launch(const AttendBatch& batch, int multiprocessors, cudaStream_t stream) {
   AttendParameters p;
   p.cells = batch.cells;
-  p.rows = batch.rows;
+  p.record_bytes = batch.record_bytes;
+  p.first_row = batch.first_row;
   p.row_count = batch.row_count;
-  p.kv_heads = static_cast<uint32_t>(batch.shape.kv_heads);
+  p.tiles = Divider::By(batch.tiles);
+  p.kv_heads = Divider::By(static_cast<uint32_t>(batch.shape.kv_heads));
+  p.ratio = Divider::By(static_cast<uint32_t>(batch.shape.queries_per_kv_head()));
   p.query_heads = static_cast<uint32_t>(batch.shape.query_heads);
   p.sliding_window = static_cast<uint32_t>(batch.shape.sliding_window);
   p.soft_cap = batch.shape.soft_cap;
@@ -35,40 +36,40 @@ cudaError_t Launch(const AttendBatch& batch, int multiprocessors, cudaStream_t s
     error = cudaDeviceGetAttribute(&shared_max, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (error != cudaSuccess) return error;
   const auto kernel = AttendKernel<kHeadDim, kTiles>;
-  const uint32_t row_bytes = RowBeginBytes(p.row_count);
+  const uint32_t row_bytes = PlanRows::Bytes(p.row_count);
   const uint32_t warp_bytes = WarpMemoryLayout<kHeadDim, kTiles>(p.slot_bytes).bytes();
-  const uint32_t available = static_cast<uint32_t>(shared_max) - sizeof(PlanMemory) - 1024;
+  const uint32_t available = static_cast<uint32_t>(shared_max) - sizeof(PlanMemory) -
+                             sizeof(MergeMemory<4 * kTiles>) - 1024;
   const uint32_t warps = std::min<uint32_t>(kWarpsMax, (available - row_bytes) / warp_bytes);
   const uint32_t shared_bytes = row_bytes + warps * warp_bytes;
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
-  kernel<<<static_cast<unsigned>(multiprocessors), 32 * warps, shared_bytes, stream>>>(p);
+  const unsigned blocks = std::min(static_cast<unsigned>(multiprocessors), kLaunchBlocksMax);
+  kernel<<<blocks, 32 * warps, shared_bytes, stream>>>(p);
   return cudaGetLastError();
 }
 
 }  // namespace
 
-int AttendRowsPerTile(const LayerShape& shape, int query_tokens_max) {
-  const int rows = shape.queries_per_kv_head() * query_tokens_max;
-  // Eight rows of 256 channels do not fit the registers.
-  return rows > 4 && shape.head_dim < 256 ? 8 : 4;
+int AttendRowsPerTile(const LayerShape& shape, int query_tokens) {
+  return shape.queries_per_kv_head() * query_tokens > 4 ? 8 : 4;
 }
 
 size_t AttendWorkspaceBytes() { return kPartsBytes + sizeof(uint32_t) * kLaunchRowsMax; }
 
-cudaError_t LaunchAttend(const AttendBatch& batch, int rows_per_tile, int multiprocessors,
-                         cudaStream_t stream) {
-  const int tiles = rows_per_tile / 4;
+cudaError_t LaunchAttend(const AttendBatch& batch, int multiprocessors, cudaStream_t stream) {
+  const bool narrow = batch.rows_per_tile == 4;
   switch (batch.shape.head_dim) {
     case 64:
-      return tiles == 1 ? Launch<64, 1>(batch, multiprocessors, stream)
-                        : Launch<64, 2>(batch, multiprocessors, stream);
+      return narrow ? Launch<64, 1>(batch, multiprocessors, stream)
+                    : Launch<64, 2>(batch, multiprocessors, stream);
     case 128:
-      return tiles == 1 ? Launch<128, 1>(batch, multiprocessors, stream)
-                        : Launch<128, 2>(batch, multiprocessors, stream);
+      return narrow ? Launch<128, 1>(batch, multiprocessors, stream)
+                    : Launch<128, 2>(batch, multiprocessors, stream);
     case 256:
-      return Launch<256, 1>(batch, multiprocessors, stream);
+      return narrow ? Launch<256, 1>(batch, multiprocessors, stream)
+                    : Launch<256, 2>(batch, multiprocessors, stream);
     default:
       return cudaErrorInvalidValue;
   }

@@ -16,30 +16,38 @@
 
 namespace kvdepot {
 
-// AttendRows of one launch.
-inline constexpr uint32_t kLaunchRowsMax = 4096;
+// A row of a launch is a tile of query rows of one session that read one KV head together. Rows go
+// by cell, then by KV head, then by tile: tiles of a head lie side by side, since they read the
+// same bytes at about the same time.
+inline constexpr uint32_t kLaunchRowsMax = 1024;
+// Thread blocks of one launch, one a multiprocessor.
+inline constexpr uint32_t kLaunchBlocksMax = 160;
 
 struct AttendBatch {
   LayerShape shape;
   DType dtype = DType::kBf16;
+  int rows_per_tile = 0;  // AttendRowsPerTile
+  uint32_t tiles = 0;     // of each cell and KV head
   const AttendCell* cells = nullptr;
-  const AttendRow* rows = nullptr;  // [row_count], 1 .. kLaunchRowsMax
+  // [cell][kv_heads]: bytes of a record of the head; anything for cells without `planes` runs.
+  const uint32_t* record_bytes = nullptr;
+  // Rows first_row .. first_row + row_count - 1 of all, 1 .. kLaunchRowsMax of them.
+  uint32_t first_row = 0;
   uint32_t row_count = 0;
-  // Largest record of any head; 0 without `planes` runs.
+  // Largest of record_bytes; 0 without `planes` runs.
   uint32_t record_bytes_max = 0;
   // AttendWorkspaceBytes() bytes, zero before the first launch; launches that may run side by side
   // need one each.
   std::byte* workspace = nullptr;
 };
 
-// Query rows that an AttendRow holds.
-int AttendRowsPerTile(const LayerShape& shape, int query_tokens_max);
+// Query rows that a tile holds at most.
+int AttendRowsPerTile(const LayerShape& shape, int query_tokens);
 
 size_t AttendWorkspaceBytes();
 
 // Enqueues the launch. `multiprocessors`: of the current device.
-cudaError_t LaunchAttend(const AttendBatch& batch, int rows_per_tile, int multiprocessors,
-                         cudaStream_t stream);
+cudaError_t LaunchAttend(const AttendBatch& batch, int multiprocessors, cudaStream_t stream);
 
 }  // namespace kvdepot
 

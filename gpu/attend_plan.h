@@ -1,9 +1,9 @@
 // Who reads which blocks: the work of an attend launch, cut into equal ranges for its warps.
 //
-// A row (AttendRow) has units: the blocks of its `planes` runs, then the chunks of its exact runs.
-// A unit's cost stands for its bytes and its work. Rows lie one after the other on a line of costs;
-// warp w of n takes what lies between w / n and (w + 1) / n of it, rounded to whole units. Each
-// warp gets at least one unit as long as a range is not shorter than the costliest unit.
+// A row (attend_launch.h) has units: the blocks of its `planes` runs, then the chunks of its exact
+// runs. A unit's cost stands for its bytes and its work. Rows lie one after the other on a line of
+// costs; warp w of n takes what lies between w / n and (w + 1) / n of it, rounded to whole units.
+// Each warp gets at least one unit as long as a range is not shorter than the costliest unit.
 #ifndef KVDEPOT_GPU_ATTEND_PLAN_H_
 #define KVDEPOT_GPU_ATTEND_PLAN_H_
 
@@ -43,13 +43,18 @@ struct RowCosts {
   }
 };
 
+// Of a chunk. `exact_token_bytes`: K and V of one token and KV head.
+KVDEPOT_HOST_DEVICE constexpr uint32_t ExactCost(uint32_t exact_token_bytes) {
+  return exact_token_bytes * kExactChunkTokens / kCostBytes;
+}
+
 KVDEPOT_HOST_DEVICE inline RowCosts CostsOf(const AttendCell& cell, uint32_t record_bytes,
                                             uint32_t exact_token_bytes) {
   RowCosts costs;
   costs.planes_units = cell.planes_units;
   costs.exact_units = cell.exact_units;
   costs.planes_cost = (record_bytes + kBlockWorkBytes) / kCostBytes;
-  costs.exact_cost = exact_token_bytes * kExactChunkTokens / kCostBytes;
+  costs.exact_cost = ExactCost(exact_token_bytes);
   return costs;
 }
 
@@ -77,7 +82,7 @@ KVDEPOT_HOST_DEVICE inline PlanGrid GridFor(uint32_t total_cost, uint32_t larges
 // Where warp `warp` begins on the line.
 KVDEPOT_HOST_DEVICE inline uint32_t RangeBegin(uint32_t total_cost, const PlanGrid& grid,
                                                uint32_t warp) {
-  return static_cast<uint32_t>(static_cast<uint64_t>(total_cost) * warp / grid.warps());
+  return static_cast<uint32_t>(total_cost * (warp / static_cast<double>(grid.warps())));
 }
 
 // A boundary between two warps: before unit `unit` of row `row`.

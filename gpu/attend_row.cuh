@@ -1,4 +1,4 @@
-// The query rows of one AttendRow: where their queries and results lie, and what they see.
+// The query rows of one row of a launch: where their queries and results lie, and what they see.
 #ifndef KVDEPOT_GPU_ATTEND_ROW_CUH_
 #define KVDEPOT_GPU_ATTEND_ROW_CUH_
 
@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "gpu/attend_directory.h"
+#include "gpu/divider.cuh"
 
 namespace kvdepot {
 
@@ -18,45 +19,44 @@ inline constexpr float kLog2E = 1.44269504088896f;
 // Row r of a session and KV head: query token r / ratio, query head kv_head * ratio + r % ratio.
 struct RowView {
   const AttendCell* cell;
-  const uint8_t* v_order;  // null: places are channels
   uint32_t first_row;
-  uint32_t rows;  // of the session and head; those past it are padding
-  uint32_t ratio;
+  Divider ratio;
   uint32_t kv_head;
   uint32_t query_heads;
 
-  static __device__ RowView Of(const AttendCell* cells, const AttendRow& at, uint32_t kv_heads,
-                               uint32_t query_heads, uint32_t rows_per_tile) {
-    const AttendCell* cell = &cells[at.cell];
-    RowView view;
-    view.cell = cell;
-    view.v_order = cell->heads != nullptr ? cell->heads[at.kv_head].v_order : nullptr;
-    view.ratio = query_heads / kv_heads;
-    view.first_row = at.tile * rows_per_tile;
-    view.rows = cell->query_tokens * view.ratio;
-    view.kv_head = at.kv_head;
-    view.query_heads = query_heads;
-    return view;
+  // Of the session and head; a tile's rows past them are padding.
+  __device__ uint32_t rows() const { return cell->query_tokens * ratio.divisor; }
+  // Channel of V at a place; null: places are channels.
+  __device__ const uint8_t* v_order() const {
+    return cell->heads != nullptr ? cell->heads[kv_head].v_order : nullptr;
   }
-
-  __device__ bool Holds(int row) const { return first_row + row < rows; }
-  // Of a row's query and output among [query token][query_head].
+  // Of row `row` of the tile's query and output among [query token][query_head].
   __device__ size_t Index(int row) const {
     const uint32_t at = first_row + row;
-    return static_cast<size_t>(at / ratio) * query_heads + kv_head * ratio + at % ratio;
-  }
-  __device__ uint32_t Position(int row) const {
-    const uint32_t last = rows - 1;
-    return cell->query_position + min(first_row + row, last) / ratio;
+    const uint32_t token = ratio.Of(at);
+    return static_cast<size_t>(token) * query_heads + kv_head * ratio.divisor + at -
+           token * ratio.divisor;
   }
 
-  // Value `place` of a row's output from its state; log-sum-exp with place 0.
+  // Values place .. place + 3 of a row's output from its state; log-sum-exp with place 0.
   template <int kHeadDim>
-  __device__ void Store(int row, int place, float output, float reference, float sum) const {
-    if (!Holds(row)) return;
+  __device__ void Store(int row, int place, const float4& outputs, float reference,
+                        float sum) const {
+    if (first_row + row >= rows()) return;
     const size_t index = Index(row);
-    const int channel = v_order != nullptr ? v_order[place] : place;
-    cell->output[index * kHeadDim + channel] = sum > 0 ? output / sum : 0.0f;
+    const float factor = sum > 0 ? 1 / sum : 0.0f;
+    float* const to = cell->output + index * kHeadDim;
+    const float values[4] = {outputs.x * factor, outputs.y * factor, outputs.z * factor,
+                             outputs.w * factor};
+    if (const uint8_t* order = v_order()) {
+      const uchar4 channels = *reinterpret_cast<const uchar4*>(order + place);
+      to[channels.x] = values[0];
+      to[channels.y] = values[1];
+      to[channels.z] = values[2];
+      to[channels.w] = values[3];
+    } else {
+      *reinterpret_cast<float4*>(to + place) = {values[0], values[1], values[2], values[3]};
+    }
     if (place == 0)
       cell->log_sum_exp[index] = sum > 0 ? (reference + log2f(sum)) * kLn2 : -INFINITY;
   }
@@ -64,7 +64,10 @@ struct RowView {
 
 // Which positions a row sees: from Begin(row) to before End(row).
 struct RowLimits {
-  RowView view;
+  uint32_t query_position;
+  uint32_t first_row;
+  uint32_t last_row;
+  Divider ratio;
   uint32_t window;
   // Every row of the tile sees [begin_all, end_all).
   uint32_t begin_all;
@@ -72,13 +75,19 @@ struct RowLimits {
 
   static __device__ RowLimits Of(const RowView& view, uint32_t rows_per_tile, uint32_t window) {
     RowLimits limits;
-    limits.view = view;
+    limits.query_position = view.cell->query_position;
+    limits.first_row = view.first_row;
+    limits.last_row = view.rows() - 1;
+    limits.ratio = view.ratio;
     limits.window = window;
     limits.end_all = limits.End(0);
     limits.begin_all = limits.Begin(static_cast<int>(rows_per_tile) - 1);
     return limits;
   }
-  __device__ uint32_t End(int row) const { return view.Position(row) + 1; }
+  // Padding sees what the last row sees.
+  __device__ uint32_t End(int row) const {
+    return query_position + ratio.Of(min(first_row + row, last_row)) + 1;
+  }
   __device__ uint32_t Begin(int row) const {
     const uint32_t end = End(row);
     return window > 0 && end > window ? end - window : 0;
@@ -102,22 +111,39 @@ __device__ __forceinline__ float4 LoadFour(const std::byte* values, DType dtype,
 template <int kHeadDim>
 inline constexpr int kRowStride = kHeadDim + 8;
 
-// Queries times the scale as fp32 into q [rows][kRowStride], padding as zeros.
-template <int kHeadDim>
-__device__ void LoadQueries(const RowView& view, DType dtype, int rows, int lane, float* q) {
-  constexpr int kFours = kHeadDim / 4;
-  for (int i = lane; i < rows * kFours; i += 32) {
-    const int row = i / kFours;
-    const int channel = 4 * (i % kFours);
-    float4 value = {0, 0, 0, 0};
-    if (view.Holds(row)) {
-      value = LoadFour(view.cell->q, dtype, view.Index(row) * kHeadDim + channel);
-      const float scale = view.cell->scale;
-      value = {value.x * scale, value.y * scale, value.z * scale, value.w * scale};
+// A tile's queries on their way from device memory to shared memory.
+template <int kHeadDim, int kRows>
+class QueryLoad {
+ public:
+  // Asks for them.
+  __device__ __forceinline__ void Begin(const RowView& view, DType dtype, int lane) {
+    const uint32_t rows = view.rows();
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int row = (32 * i + lane) / kFours;
+      const int channel = 4 * ((32 * i + lane) % kFours);
+      value_[i] = {0, 0, 0, 0};
+      if (view.first_row + row < rows)
+        value_[i] = LoadFour(view.cell->q, dtype, view.Index(row) * kHeadDim + channel);
     }
-    *reinterpret_cast<float4*>(q + row * kRowStride<kHeadDim> + channel) = value;
   }
-}
+  // Times the scale into q [kRows][kRowStride], padding as zeros.
+  __device__ __forceinline__ void End(float scale, int lane, float* q) const {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int row = (32 * i + lane) / kFours;
+      const int channel = 4 * ((32 * i + lane) % kFours);
+      const float4 value = {value_[i].x * scale, value_[i].y * scale, value_[i].z * scale,
+                            value_[i].w * scale};
+      *reinterpret_cast<float4*>(q + row * kRowStride<kHeadDim> + channel) = value;
+    }
+  }
+
+ private:
+  static constexpr int kFours = kHeadDim / 4;
+  static constexpr int kLoads = kRows * kFours / 32;
+  float4 value_[kLoads];
+};
 
 // A logit to base 2 from q.k times the cell's scale.
 __device__ __forceinline__ float Capped(float score, float soft_cap) {

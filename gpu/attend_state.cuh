@@ -16,6 +16,9 @@ template <int kHeadDim>
 struct SharedState {
   float* base;
 
+  __device__ float4 outputs(int row, int place) const {
+    return *reinterpret_cast<const float4*>(base + row * kRowStride<kHeadDim> + place);
+  }
   // Beside the values of a row lie, in the padding of its stride, its reference and sum.
   __device__ float& output(int row, int place) const {
     return base[row * kRowStride<kHeadDim> + place];
@@ -36,15 +39,18 @@ struct GlobalState {
   static constexpr int kFloats = kRows * (kHeadDim + 2);
   float* base;
 
-  __device__ float output(int row, int place) const { return base[row * kHeadDim + place]; }
-  __device__ float reference(int row) const { return base[kRows * kHeadDim + 2 * row]; }
-  __device__ float sum(int row) const { return base[kRows * kHeadDim + 2 * row + 1]; }
-  __device__ void Store(int row, int place, float output_value, float reference_value,
-                        float sum_value) const {
-    base[row * kHeadDim + place] = output_value;
+  // Other blocks write it: past this multiprocessor's cache.
+  __device__ float4 outputs(int row, int place) const {
+    return __ldcg(reinterpret_cast<const float4*>(base + row * kHeadDim + place));
+  }
+  __device__ float reference(int row) const { return __ldcg(base + kRows * kHeadDim + 2 * row); }
+  __device__ float sum(int row) const { return __ldcg(base + kRows * kHeadDim + 2 * row + 1); }
+  __device__ void Store(int row, int place, const float4& outputs_there, float reference_there,
+                        float sum_there) const {
+    *reinterpret_cast<float4*>(base + row * kHeadDim + place) = outputs_there;
     if (place == 0) {
-      base[kRows * kHeadDim + 2 * row] = reference_value;
-      base[kRows * kHeadDim + 2 * row + 1] = sum_value;
+      base[kRows * kHeadDim + 2 * row] = reference_there;
+      base[kRows * kHeadDim + 2 * row + 1] = sum_there;
     }
   }
 };

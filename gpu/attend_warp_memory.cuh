@@ -12,16 +12,18 @@ namespace kvdepot {
 
 // Records on their way or in use.
 inline constexpr int kRingSlots = 2;
-// One a slot, the K table's and the V table's.
-inline constexpr int kWarpBarriers = kRingSlots + 2;
+// One a slot, the K table's, the V table's and the head's.
+inline constexpr int kWarpBarriers = kRingSlots + 3;
 inline constexpr int kKeyTableBarrier = kRingSlots;
 inline constexpr int kValueTableBarrier = kRingSlots + 1;
+inline constexpr int kHeadBarrier = kRingSlots + 2;
 
 template <int kHeadDim>
 struct WarpMemory {
   std::byte* slots;  // [kRingSlots][slot_bytes]
   std::byte* k_table;
   std::byte* v_table;
+  DeviceHead* head;
   float* q;            // [rows][kRowStride], by channel
   float* weights;      // [kExactChunkTokens][rows]
   uint8_t* place_of;   // [head_dim], of a channel of V
@@ -44,7 +46,8 @@ class WarpMemoryLayout {
     at += kRingSlots * slot_bytes_;
     memory.k_table = at;
     memory.v_table = at + kTableBytes;
-    at += 2 * kTableBytes + 2 * kStateBytes;
+    memory.head = reinterpret_cast<DeviceHead*>(at + 2 * kTableBytes);
+    at += 2 * kTableBytes + sizeof(DeviceHead) + 2 * kStateBytes;
     memory.q = reinterpret_cast<float*>(at);
     at += kStateBytes;
     memory.weights = reinterpret_cast<float*>(at);
@@ -55,26 +58,21 @@ class WarpMemoryLayout {
     return memory;
   }
   // Where the state of the warp's first row (0) or a later one (1) lies.
-  __device__ float* partial(std::byte* warps, uint32_t warp, uint32_t place) const {
+  __device__ float* state(std::byte* warps, uint32_t warp, uint32_t place) const {
     return reinterpret_cast<float*>(warps + warp * bytes() + kRingSlots * slot_bytes_ +
-                                    2 * kTableBytes + place * kStateBytes);
+                                    2 * kTableBytes + sizeof(DeviceHead) + place * kStateBytes);
   }
 
  private:
   static constexpr uint32_t kTableBytes = static_cast<uint32_t>(planes::TableBytes(kHeadDim));
   static constexpr uint32_t kStateBytes = kRows * kRowStride<kHeadDim> * 4;
   static constexpr uint32_t kWeightBytes = kExactChunkTokens * kRows * 4;
-  static constexpr uint32_t kFixedBytes =
-      (2 * kTableBytes + 3 * kStateBytes + kWeightBytes + kHeadDim + 8 * kWarpBarriers + 127) /
-      128 * 128;
+  static constexpr uint32_t kFixedBytes = (2 * kTableBytes + sizeof(DeviceHead) + 3 * kStateBytes +
+                                           kWeightBytes + kHeadDim + 8 * kWarpBarriers + 127) /
+                                          128 * 128;
 
   uint32_t slot_bytes_;
 };
-
-// Costs before each row, in front of the warps' memory.
-__host__ __device__ constexpr uint32_t RowBeginBytes(uint32_t row_count) {
-  return (4 * (row_count + 1) + 127) / 128 * 128;
-}
 
 }  // namespace kvdepot
 

@@ -6,20 +6,27 @@
 
 namespace kvdepot {
 
-// Index of the last of `count` >= 1 runs whose unit_begin is at most `unit`.
+// Index of the last of `count` >= 1 runs whose unit_begin is at most `unit`. Looks around `guess`
+// first.
 template <class Run>
-__device__ uint32_t RunAt(const Run* runs, uint32_t count, uint32_t unit, int lane) {
-  uint32_t begin = 0;
-  // 32 samples a step: two steps for a thousand runs.
-  while (count > 1) {
-    const uint32_t stride = (count + 31) / 32;
-    const uint32_t at = lane * stride;
-    const bool before = at < count && runs[begin + at].unit_begin <= unit;
-    const uint32_t last = 31 - __clz(__ballot_sync(0xFFFFFFFFu, before) | 1u);
-    begin += last * stride;
-    count = min(stride, count - last * stride);
+__device__ uint32_t RunAt(const Run* runs, uint32_t count, uint32_t unit, uint32_t guess,
+                          int lane) {
+  uint32_t begin = guess > 16 ? min(guess - 16, count - 1) : 0;
+  uint32_t stride = 1;
+  for (bool around = true;; around = false) {
+    const uint32_t at = begin + lane * stride;
+    const uint32_t before = __ballot_sync(0xFFFFFFFFu, at < count && runs[at].unit_begin <= unit);
+    // Whole where a run on either side shows that none outside was meant.
+    if (before != 0 && (before != 0xFFFFFFFFu || !around || begin + 32 >= count)) {
+      begin += (31 - __clz(before)) * stride;
+      if (stride == 1) return begin;
+      count = min(count, begin + stride);
+      stride = (stride + 31) / 32;
+    } else {
+      begin = 0;
+      stride = (count + 31) / 32;
+    }
   }
-  return begin;
 }
 
 }  // namespace kvdepot

@@ -19,6 +19,13 @@
 
 namespace kvdepot::planes {
 
+// Softmax weights of a block's tokens as operand B, chunk x at x, and what one unit of them is.
+template <int kTiles>
+struct BlockWeights {
+  uint32_t operand[kTiles][4];
+  float factor[kTiles];
+};
+
 // Rows s = 0 (low nibble) and s = 1 (high nibble) of chunk x, left-aligned.
 template <int kWidth>
 __device__ __forceinline__ void Operand(const uint32_t (&words)[4], int x, uint32_t& low,
@@ -113,11 +120,12 @@ __device__ __forceinline__ void KeyProductsOf(const std::byte* group, int lane,
   }
 }
 
-// Adds weights . codes of groups kGroup.. to sums[n][i]: places 16 i + g and 16 i + 8 + g.
+// Adds factor times weights . codes of groups kGroup.. to sums[n][i]: places 16 i + g and 16 i + 8
+// + g. A block's sum fits 32 bits: 64 tokens, weights below 61,441, codes of at most 240.
 template <int kHeadDim, int kTiles, int kPattern, int kGroup = 0>
 __device__ __forceinline__ void ValueProductsOf(const std::byte* group, int lane,
-                                                const uint32_t (&weights)[kTiles][4],
-                                                int32_t (&sums)[kTiles][kHeadDim / 16][4]) {
+                                                const BlockWeights<kTiles>& weights,
+                                                float (&sums)[kTiles][kHeadDim / 16][2]) {
   constexpr Pattern pattern = ValuePattern(kHeadDim, kPattern);
   if constexpr (kGroup < pattern.groups && pattern.width[kGroup % kGroupsMax] > 0) {
     constexpr int kWidth = pattern.width[kGroup];
@@ -125,6 +133,7 @@ __device__ __forceinline__ void ValueProductsOf(const std::byte* group, int lane
     for (int tile = 0; tile < 2; ++tile) {
       uint32_t words[4];
       LoadValueWords<kWidth>(group + 128 * kWidth * tile, lane, words);
+      int32_t products[kTiles][4];
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
         uint32_t a[4];
@@ -132,8 +141,22 @@ __device__ __forceinline__ void ValueProductsOf(const std::byte* group, int lane
         Operand<kWidth>(words, 2 * k + 1, a[2], a[3]);
 #pragma unroll
         for (int n = 0; n < kTiles; ++n) {
-          ptx::MmaUnsigned(sums[n][2 * kGroup + tile], a[0], a[1], a[2], a[3], weights[n][2 * k],
-                           weights[n][2 * k + 1]);
+          const uint32_t b0 = weights.operand[n][2 * k];
+          const uint32_t b1 = weights.operand[n][2 * k + 1];
+          if (k == 0) {
+            ptx::MmaUnsignedFirst(products[n], a[0], a[1], a[2], a[3], b0, b1);
+          } else {
+            ptx::MmaUnsigned(products[n], a[0], a[1], a[2], a[3], b0, b1);
+          }
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int s = 0; s < 2; ++s) {
+          const int32_t product = 256 * products[n][2 * s] + products[n][2 * s + 1];
+          float& sum = sums[n][2 * kGroup + tile][s];
+          sum = fmaf(static_cast<float>(product), weights.factor[n], sum);
         }
       }
     }
@@ -174,8 +197,8 @@ __device__ __forceinline__ void KeyProducts(int pattern, const std::byte* planes
 
 template <int kHeadDim, int kTiles>
 __device__ __forceinline__ void ValueProducts(int pattern, const std::byte* planes, int lane,
-                                              const uint32_t (&operand)[kTiles][4],
-                                              int32_t (&accumulators)[kTiles][kHeadDim / 16][4]) {
+                                              const BlockWeights<kTiles>& operand,
+                                              float (&accumulators)[kTiles][kHeadDim / 16][2]) {
   switch (pattern) { KVDEPOT_CASES(ValueProductsOf) }
 }
 #undef KVDEPOT_CASES

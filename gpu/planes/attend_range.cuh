@@ -22,6 +22,10 @@ inline constexpr unsigned kLanesAll = 0xFFFFFFFFu;
 inline constexpr float kQueryMax = 32512.0f;
 // exp2(kWeightLog2) times the largest token scale, 1.875, stays below 2^16.
 inline constexpr float kWeightLog2 = 15.0f;
+// How far a block's reference may exceed that of the sums before those are scaled.
+inline constexpr float kReferenceSpan = 60.0f;
+// A full segment has so many blocks: where to look for a unit's run first.
+inline constexpr uint32_t kRunBlocks = kSegmentTokensMax / kBlockTokens;
 // 2^23: adding it leaves an integer in the low bits of a float.
 inline constexpr float kIntegerMagic = 8388608.0f;
 inline constexpr uint32_t kIntegerMagicBits = 0x4B000000u;
@@ -62,6 +66,12 @@ class Ring {
     ++taken_;
     return memory_.slots + slot * slot_bytes_;
   }
+  __device__ void LoadHead(const DeviceHead* head) {
+    if (is_leader_)
+      ptx::BulkLoad(memory_.head, head, sizeof(DeviceHead), &memory_.barriers[kHeadBarrier],
+                    policy_);
+  }
+  __device__ void WaitHead() { ptx::BarrierWait(&memory_.barriers[kHeadBarrier], heads_++ % 2); }
   __device__ void LoadKeyTable(const std::byte* part) {
     if (is_leader_)
       ptx::BulkLoad(memory_.k_table, part, TableBytes(kHeadDim),
@@ -86,15 +96,34 @@ class Ring {
   const uint64_t policy_;
   uint32_t loaded_ = 0;
   uint32_t taken_ = 0;
+  uint32_t heads_ = 0;
   uint32_t k_tables_ = 0;
   uint32_t v_tables_ = 0;
+};
+
+// What addresses and dispatch need of a DeviceHead, in registers.
+struct HeadNumbers {
+  uint32_t record_bytes;
+  uint32_t record_bytes_before;
+  uint32_t k_widths;
+  uint32_t v_widths;
+  int k_pattern;
+  int v_pattern;
+
+  __device__ explicit HeadNumbers(const DeviceHead& head)
+      : record_bytes(head.record_bytes),
+        record_bytes_before(head.record_bytes_before),
+        k_widths(head.k_widths),
+        v_widths(head.v_widths),
+        k_pattern(head.k_pattern),
+        v_pattern(head.v_pattern) {}
 };
 
 // Walks over the blocks of a list of runs.
 template <int kHeadDim>
 struct BlockWalk {
   const PlanesRun* runs;
-  const DeviceHead* head;
+  const HeadNumbers* head;
   uint32_t kv_head;
   uint32_t header_bytes;
   PlanesRun run;
@@ -139,11 +168,15 @@ struct BlockWalk {
 template <int kHeadDim, int kTiles>
 struct SegmentQueries {
   uint32_t operand[kTiles][kHeadDim / 16];
-  int32_t half[kTiles];        // what codes of zero would score, see AlignedLevelMax
-  uint32_t unit_bits[kTiles];  // exponent to add to a token scale's
-  float centre[kTiles];        // q . centres
+  int32_t half[kTiles];  // what codes of zero would score, see AlignedLevelMax
+  // A unit of q' is multiplier times the power of two that unit_bits adds to a token scale's
+  // exponent; logits are counted in multipliers up to the exponential function.
+  float multiplier[kTiles];
+  uint32_t unit_bits[kTiles];
+  float centre[kTiles];  // q . centres / multiplier
 
-  __device__ void Make(const std::byte* k_table, const float* q, const DeviceHead& head, int lane) {
+  __device__ __forceinline__ void Make(const std::byte* k_table, const uint8_t* k_order,
+                                       uint32_t k_widths, const float* q, int lane) {
     constexpr int kEntries = kHeadDim / 8;  // of a lane's g: scales, then centres
     const int g = lane / 4;
     const int t = lane % 4;
@@ -159,7 +192,7 @@ struct SegmentQueries {
       for (int m = 0; m < kEntries / 2; ++m) {
         const float2 scale = __half22float2(*reinterpret_cast<const __half2*>(scales + 2 * m));
         const float2 centre = __half22float2(*reinterpret_cast<const __half2*>(centres + 2 * m));
-        const uchar2 channel = *reinterpret_cast<const uchar2*>(head.k_order + 16 * m + 2 * g);
+        const uchar2 channel = *reinterpret_cast<const uchar2*>(k_order + 16 * m + 2 * g);
         const float q0 = row[channel.x];
         const float q1 = row[channel.y];
         value[2 * m] = q0 * scale.x;
@@ -167,13 +200,13 @@ struct SegmentQueries {
         largest = fmaxf(largest, fmaxf(fabsf(value[2 * m]), fabsf(value[2 * m + 1])));
         dot = fmaf(q0, centre.x, fmaf(q1, centre.y, dot));
       }
-      centre[n] = SumOverG(dot);
-      largest = MaxOverG(largest);
-      // 2^ceil(log2(largest / kQueryMax)), not below 2^-90.
-      const uint32_t bits = __float_as_uint(largest * (1 / kQueryMax));
-      const uint32_t exponent = max((bits + 0x7FFFFFu) >> 23, 127u - 90u);
+      // The largest becomes kQueryMax. Not below 2^-90, so that exponents stay in range.
+      largest = fmaxf(MaxOverG(largest) * (1 / kQueryMax), 8.0779357e-28f);
+      const float per_unit = 1 / largest;
+      const uint32_t exponent = __float_as_uint(largest) >> 23;
       unit_bits[n] = (exponent - 127u) << 23;
-      const float per_unit = __uint_as_float((254u - exponent) << 23);
+      multiplier[n] = __uint_as_float((__float_as_uint(largest) & 0x7FFFFFu) | 0x3F800000u);
+      centre[n] = SumOverG(dot) / multiplier[n];
 #pragma unroll
       for (int m = 0; m < kEntries / 2; ++m) {
         // 1.5 * 2^23 + 128: the low 16 bits are q' + 128, whose bytes are the high part of q' and,
@@ -185,7 +218,7 @@ struct SegmentQueries {
       int32_t twice[4] = {0, 0, 0, 0};
 #pragma unroll
       for (int group = 0; group < kHeadDim / 32; ++group) {
-        const uint32_t level = AlignedLevelMax(head.k_widths >> (4 * group) & 15u) * 0x01010101u;
+        const uint32_t level = AlignedLevelMax(k_widths >> (4 * group) & 15u) * 0x01010101u;
         ptx::MmaSigned(twice, level, level, level, level, operand[n][2 * group],
                        operand[n][2 * group + 1]);
       }
@@ -194,14 +227,20 @@ struct SegmentQueries {
   }
 };
 
+// Weights are integers of 16 bits, counted from each block's own largest logit: a long range keeps
+// the precision of a short one.
 template <int kHeadDim, int kTiles>
 class RangeAttention {
  public:
-  __device__ RangeAttention(const DeviceHead& head, const RowLimits& limits, float soft_cap,
-                            const float* q, const SharedState<kHeadDim>& state, int lane)
-      : head_(head), limits_(limits), soft_cap_(soft_cap), q_(q), state_(state), lane_(lane) {
+  __device__ RangeAttention(const HeadNumbers& head, const uint8_t* k_order,
+                            const RowLimits& limits, float soft_cap, const float* q,
+                            const SharedState<kHeadDim>& state, int lane)
+      : head_(head), k_order_(k_order), soft_cap_(soft_cap), q_(q), state_(state), lane_(lane) {
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
+      const int row = 4 * n + lane % 4;
+      begin_[n] = limits.Begin(row);
+      end_[n] = limits.End(row);
       reference_[n] = kNoReference;
       folded_reference_[n] = kNoReference;
       folded_sum_[n] = 0;
@@ -210,80 +249,26 @@ class RangeAttention {
   }
 
   __device__ void BeginSegment(const std::byte* k_table) {
-    queries_.Make(k_table, q_, head_, lane_);
+    queries_.Make(k_table, k_order_, head_.k_widths, q_, lane_);
   }
 
   // `masked`: not all rows see all 64 tokens, of which the first has position `position`; those
   // before `first` and from `end` on belong to no row.
-  __device__ void AddBlock(const std::byte* record, bool masked, uint32_t position, int first,
-                           int end) {
-    const int g = lane_ / 4;
-    const int t = lane_ % 4;
-    const uint4 codes = *reinterpret_cast<const uint4*>(record + 16 * g);
-    int32_t scores[kTiles][4][4];
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-      for (int x = 0; x < 4; ++x) {
-        scores[n][x][0] = 0;
-        scores[n][x][1] = -queries_.half[n];
-        scores[n][x][2] = 0;
-        scores[n][x][3] = -16 * queries_.half[n];
-      }
-    }
+  __device__ __forceinline__ void AddBlock(const std::byte* record, bool masked, uint32_t position,
+                                           int first, int end) {
+    const uint4 codes = *reinterpret_cast<const uint4*>(record + 16 * (lane_ / 4));
     const std::byte* planes = record + kTokenScaleBytes;
-    KeyProducts<kHeadDim, kTiles>(head_.k_pattern, planes, lane_, queries_.operand, scores);
-
-    float y[kTiles][8];  // logits to base 2 of tokens 16 x + 8 s + g, at 2 x + s
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int x = i / 2;
-        const int s = i % 2;
-        const int32_t score = 256 * scores[n][x][2 * s] + scores[n][x][2 * s + 1];
-        const uint32_t code = __byte_perm(i < 4 ? codes.x : codes.y, 0, 0x4440 + i % 4);
-        const float scale =
-            __uint_as_float((code << 20) + ((s == 0 ? 96u : 92u) << 23) + queries_.unit_bits[n]);
-        y[n][i] = fmaf(scale, static_cast<float>(score), queries_.centre[n]);
-        if (soft_cap_ > 0) y[n][i] = Capped(y[n][i], soft_cap_);
-        if (masked) {
-          const int token = 16 * x + 8 * s + g;
-          const uint32_t at = position + token;
-          const int row = 4 * n + t;
-          if (token < first || token >= end || at < limits_.Begin(row) || at >= limits_.End(row))
-            y[n][i] = -INFINITY;
-        }
-      }
-    }
-
-    float p[kTiles][8];
-    uint32_t weight[kTiles][8];
-    uint32_t over = Weigh(codes, y, p, weight);
-    if (__any_sync(kLanesAll, over != 0)) {
-      Raise(y);
-      Weigh(codes, y, p, weight);
-    }
-    uint32_t operand[kTiles][4];
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        sum_[n] += p[n][i];
-        weight_sum_[n] += weight[n][i] - kIntegerMagicBits;
-      }
-#pragma unroll
-      for (int x = 0; x < 4; ++x) {
-        operand[n][x] =
-            ptx::Transpose8x8(__byte_perm(weight[n][2 * x], weight[n][2 * x + 1], 0x4051));
-      }
-    }
-    ValueProducts<kHeadDim, kTiles>(head_.v_pattern, planes + KeyPlanesBytes(), lane_, operand,
+    float y[kTiles][8];
+    Logits(codes, planes, y);
+    if (masked) Mask(position, first, end, y);
+    BlockWeights<kTiles> weights;
+    Weigh(codes, y, weights);
+    ValueProducts<kHeadDim, kTiles>(head_.v_pattern, planes + KeyPlanesBytes(), lane_, weights,
                                     value_sums_);
   }
 
   // Adds the segment's sums to the state.
-  __device__ void EndSegment(const std::byte* v_table) {
+  __device__ __forceinline__ void EndSegment(const std::byte* v_table) {
     constexpr int kEntries = kHeadDim / 8;
     const int g = lane_ / 4;
     const int t = lane_ % 4;
@@ -292,7 +277,7 @@ class RangeAttention {
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
       const float sum = SumOverG(sum_[n]);
-      const float weight_sum = static_cast<float>(SumOverG(weight_sum_[n]));
+      const float weight_sum = SumOverG(weight_sum_[n]);
       const float factor = ptx::Exp2(folded_reference_[n] - reference_[n]);
       folded_sum_[n] = folded_sum_[n] * factor + sum;
       folded_reference_[n] = reference_[n];
@@ -303,14 +288,12 @@ class RangeAttention {
             0.5f * static_cast<float>(AlignedLevelMax(head_.v_widths >> (4 * (i / 2)) & 15u));
         const float2 scale = __half22float2(*reinterpret_cast<const __half2*>(scales + 2 * i));
         const float2 centre = __half22float2(*reinterpret_cast<const __half2*>(centres + 2 * i));
-        const float low = fmaf(256.0f, static_cast<float>(value_sums_[n][i][0]),
-                               static_cast<float>(value_sums_[n][i][1]));
-        const float high = fmaf(16.0f, static_cast<float>(value_sums_[n][i][2]),
-                                static_cast<float>(value_sums_[n][i][3]) * 0.0625f);
+        const float low = value_sums_[n][i][0] - half * weight_sum;
+        const float high = value_sums_[n][i][1] * 0.0625f - half * weight_sum;
         float& out0 = state_.output(row, 16 * i + g);
         float& out1 = state_.output(row, 16 * i + 8 + g);
-        out0 = out0 * factor + scale.x * (low - half * weight_sum) + centre.x * sum;
-        out1 = out1 * factor + scale.y * (high - half * weight_sum) + centre.y * sum;
+        out0 = out0 * factor + scale.x * low + centre.x * sum;
+        out1 = out1 * factor + scale.y * high + centre.y * sum;
       }
     }
     ClearSums();
@@ -335,8 +318,8 @@ class RangeAttention {
       weight_sum_[n] = 0;
 #pragma unroll
       for (int i = 0; i < kHeadDim / 16; ++i) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) value_sums_[n][i][j] = 0;
+        value_sums_[n][i][0] = 0;
+        value_sums_[n][i][1] = 0;
       }
     }
   }
@@ -348,65 +331,120 @@ class RangeAttention {
     return 256 * widths;
   }
 
-  // p = 2^(y - reference), and p times V's token scales as integers of 16 bits over
-  // kIntegerMagicBits. Not 0 where one of them needs more bits.
-  __device__ uint32_t Weigh(const uint4& codes, const float (&y)[kTiles][8], float (&p)[kTiles][8],
-                            uint32_t (&weight)[kTiles][8]) const {
-    uint32_t over = 0;
+  // Logits to base 2, over the multiplier, of tokens 16 x + 8 s + g, at 2 x + s.
+  __device__ __forceinline__ void Logits(const uint4& codes, const std::byte* planes,
+                                         float (&y)[kTiles][8]) const {
+    int32_t scores[kTiles][4][4];
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+      for (int x = 0; x < 4; ++x) {
+        scores[n][x][0] = 0;
+        scores[n][x][1] = -queries_.half[n];
+        scores[n][x][2] = 0;
+        scores[n][x][3] = -16 * queries_.half[n];
+      }
+    }
+    KeyProducts<kHeadDim, kTiles>(head_.k_pattern, planes, lane_, queries_.operand, scores);
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int s = i % 2;
+        const int32_t score = 256 * scores[n][i / 2][2 * s] + scores[n][i / 2][2 * s + 1];
+        const uint32_t code = __byte_perm(i < 4 ? codes.x : codes.y, 0, 0x4440 + i % 4);
+        const float scale =
+            __uint_as_float((code << 20) + ((s == 0 ? 96u : 92u) << 23) + queries_.unit_bits[n]);
+        y[n][i] = fmaf(scale, static_cast<float>(score), queries_.centre[n]);
+      }
+    }
+    if (soft_cap_ > 0) {
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+          y[n][i] = Capped(y[n][i] * queries_.multiplier[n], soft_cap_) / queries_.multiplier[n];
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Mask(uint32_t position, int first, int end,
+                                       float (&y)[kTiles][8]) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int token = 16 * (i / 2) + 8 * (i % 2) + lane_ / 4;
+      const uint32_t at = position + token;
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        if (token < first || token >= end || at < begin_[n] || at >= end_[n]) y[n][i] = -INFINITY;
+      }
+    }
+  }
+
+  // p = 2^(y - the block's reference), and p times V's token scales as integers.
+  __device__ __forceinline__ void Weigh(const uint4& codes, const float (&y)[kTiles][8],
+                                        BlockWeights<kTiles>& weights) {
+    float scale[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const uint32_t code = __byte_perm(i < 4 ? codes.z : codes.w, 0, 0x4440 + i % 4);
-      const float scale = __uint_as_float((code << 20) + (96u << 23));
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        p[n][i] = ptx::Exp2(y[n][i] - reference_[n]);
-        weight[n][i] = __float_as_uint(fmaf(p[n][i], scale, kIntegerMagic));
-        over |= weight[n][i] & ~(kIntegerMagicBits | 0xFFFFu);
-      }
+      scale[i] = __uint_as_float((code << 20) + (96u << 23));
     }
-    return over;
-  }
-
-  // Raises the references to what `y` needs, and shifts the segment's sums accordingly.
-  __device__ void Raise(const float (&y)[kTiles][8]) {
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
       float largest = y[n][0];
 #pragma unroll
       for (int i = 1; i < 8; ++i) largest = fmaxf(largest, y[n][i]);
-      const float raised = fmaxf(reference_[n], ceilf(MaxOverG(largest)) - kWeightLog2);
-      const float by = raised - reference_[n];  // A whole number, or larger than any sum.
-      if (by > 0) {
-        sum_[n] *= ptx::Exp2(-by);
-        int shift = static_cast<int>(fminf(by, 35.0f));
-        weight_sum_[n] = shift < 32 ? weight_sum_[n] >> shift : 0;
-        while (shift > 0) {
-          // The bits that the high sums lose go to the low ones; seven at a time cannot overflow.
-          const int step = min(shift, 7);
-          const int32_t lost = (1 << step) - 1;
+      // kNoReference where nothing is visible.
+      const float reference =
+          fmaxf(ceilf(MaxOverG(largest) * queries_.multiplier[n]) - kWeightLog2, kNoReference);
+      if (__any_sync(kLanesAll, reference - reference_[n] > kReferenceSpan))
+        Raise(n, fmaxf(reference, reference_[n]));
+      weights.factor[n] = ptx::Exp2(reference - reference_[n]);
+      float sum = 0;
+      uint32_t weight_sum = 0;
+      uint32_t weight[8];
 #pragma unroll
-          for (int i = 0; i < kHeadDim / 16; ++i) {
+      for (int i = 0; i < 8; ++i) {
+        const float p = ptx::Exp2(fmaf(y[n][i], queries_.multiplier[n], -reference));
+        sum += p;
+        weight[i] = __float_as_uint(fmaf(p, scale[i], kIntegerMagic));
+        weight_sum += weight[i];
+      }
+      sum_[n] = fmaf(sum, weights.factor[n], sum_[n]);
+      weight_sum_[n] = fmaf(static_cast<float>(weight_sum - 8 * kIntegerMagicBits),
+                            weights.factor[n], weight_sum_[n]);
 #pragma unroll
-            for (int s = 0; s < 2; ++s) {
-              int32_t& high = value_sums_[n][i][2 * s];
-              int32_t& low = value_sums_[n][i][2 * s + 1];
-              low = (low + ((high & lost) << 8)) >> step;
-              high >>= step;
-            }
-          }
-          shift -= step;
-        }
-        reference_[n] = raised;
+      for (int x = 0; x < 4; ++x) {
+        weights.operand[n][x] =
+            ptx::Transpose8x8(__byte_perm(weight[2 * x], weight[2 * x + 1], 0x4051));
       }
     }
   }
 
-  const DeviceHead& head_;
-  const RowLimits& limits_;
+  // Brings the segment's sums to a higher reference: before the first block, and where logits rise
+  // further than the sums' exponents should.
+  __device__ __forceinline__ void Raise(int n, float reference) {
+    const float factor = ptx::Exp2(reference_[n] - reference);
+    reference_[n] = reference;
+    sum_[n] *= factor;
+    weight_sum_[n] *= factor;
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 16; ++i) {
+      value_sums_[n][i][0] *= factor;
+      value_sums_[n][i][1] *= factor;
+    }
+  }
+
+  const HeadNumbers& head_;
+  const uint8_t* const k_order_;
   const float soft_cap_;
   const float* const q_;
   const SharedState<kHeadDim> state_;
   const int lane_;
+  // Of this lane's query rows.
+  uint32_t begin_[kTiles];
+  uint32_t end_[kTiles];
 
   SegmentQueries<kHeadDim, kTiles> queries_;
   float reference_[kTiles];
@@ -414,20 +452,23 @@ class RangeAttention {
   float folded_sum_[kTiles];
   // Of the segment so far, this lane's share.
   float sum_[kTiles];
-  uint32_t weight_sum_[kTiles];
-  int32_t value_sums_[kTiles][kHeadDim / 16][4];
+  float weight_sum_[kTiles];
+  float value_sums_[kTiles][kHeadDim / 16][2];
 };
 
-// Units [unit_begin, unit_end) of the cell's `planes` list into `state`, which is clear.
-template <int kHeadDim, int kTiles>
-__device__ void AttendRange(const AttendCell& cell, uint32_t kv_head, uint32_t header_bytes,
-                            uint32_t unit_begin, uint32_t unit_end, const RowLimits& limits,
-                            float soft_cap, const WarpMemory<kHeadDim>& memory,
-                            Ring<kHeadDim>& ring, const SharedState<kHeadDim>& state, int lane) {
-  const DeviceHead& head = cell.heads[kv_head];
+// Units [unit_begin, unit_end) of the cell's `planes` list into `state`.
+// `prepare` fills memory.q and clears `state`; it is called once copies are under way.
+template <int kHeadDim, int kTiles, class Prepare>
+__device__ __forceinline__ void AttendRange(
+    const AttendCell& cell, uint32_t kv_head, uint32_t header_bytes, uint32_t unit_begin,
+    uint32_t unit_end, const RowLimits& limits, float soft_cap, const WarpMemory<kHeadDim>& memory,
+    Ring<kHeadDim>& ring, const SharedState<kHeadDim>& state, int lane, const Prepare& prepare) {
+  ring.LoadHead(&cell.heads[kv_head]);
+  const HeadNumbers head(cell.heads[kv_head]);
+  const uint32_t run =
+      RunAt(cell.planes, cell.planes_runs, unit_begin, unit_begin / kRunBlocks, lane);
   BlockWalk<kHeadDim> walk{cell.planes, &head, kv_head, header_bytes, {}, 0, 0, 0};
-  walk.Begin(RunAt(cell.planes, cell.planes_runs, unit_begin, lane), unit_begin,
-             unit_end - unit_begin);
+  walk.Begin(run, unit_begin, unit_end - unit_begin);
   BlockWalk<kHeadDim> ahead = walk;
   const auto load_record = [&] {
     if (ahead.left == 0) return;
@@ -438,8 +479,11 @@ __device__ void AttendRange(const AttendCell& cell, uint32_t kv_head, uint32_t h
   load_record();
   ring.LoadValueTable(walk.part());
   for (int slot = 1; slot < kRingSlots; ++slot) load_record();
+  prepare();
+  ring.WaitHead();
 
-  RangeAttention<kHeadDim, kTiles> attention(head, limits, soft_cap, memory.q, state, lane);
+  RangeAttention<kHeadDim, kTiles> attention(head, memory.head->k_order, limits, soft_cap, memory.q,
+                                             state, lane);
   while (walk.left > 0) {
     ring.WaitKeyTable();
     attention.BeginSegment(memory.k_table);

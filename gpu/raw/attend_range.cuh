@@ -20,6 +20,8 @@ namespace kvdepot::raw {
 inline constexpr unsigned kLanesAll = 0xFFFFFFFFu;
 // A logit may exceed its reference by so much before that is raised.
 inline constexpr float kHeadroomLog2 = 8.0f;
+// A block of tokens has so many chunks: where to look for a unit's run first.
+inline constexpr uint32_t kRunChunks = kBlockTokens / kExactChunkTokens;
 
 template <int kHeadDim, int kRows>
 class RangeAttention {
@@ -38,17 +40,26 @@ class RangeAttention {
     }
   }
 
-  // `count` tokens; the first has position `position`.
+  // `count` tokens; the first has position `position`. All loads are under way before the first
+  // value is used.
   template <DType kDType>
-  __device__ void AddChunk(const std::byte* k, const std::byte* v, int count, uint32_t position) {
+  __device__ __forceinline__ void AddChunk(const std::byte* k, const std::byte* v, int count,
+                                           uint32_t position) {
     const int token = lane_ % 16;
+    KeyHalf<kDType> keys;
+    ChunkValues<kDType> values;
+    keys.Load(k + RowBytes(kDType) * min(token, count - 1) + RowBytes(kDType) / 2 * (lane_ / 16));
+    values.Load(v, count, lane_);
     float y[kRows];
-    Scores<kDType>(k + RowBytes(kDType) * min(token, count - 1), y);
+    Scores<kDType>(keys, y);
     const uint32_t at = position + token;
     const bool all_see = position >= limits_.begin_all && position + count <= limits_.end_all;
+    if (soft_cap_ > 0) {
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) y[row] = Capped(y[row], soft_cap_);
+    }
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
-      if (soft_cap_ > 0) y[row] = Capped(y[row], soft_cap_);
       if (token >= count || (!all_see && (at < limits_.Begin(row) || at >= limits_.End(row))))
         y[row] = -INFINITY;
     }
@@ -62,11 +73,12 @@ class RangeAttention {
       }
     }
     __syncwarp();
-    AddValues<kDType>(v, count);
+    AddValues<kDType>(values);
     __syncwarp();
   }
 
   // Adds all that was seen to `state`. Channel c of the values is place place_of[c], or c.
+  template <DType kDType>
   __device__ void End(const SharedState<kHeadDim>& state, const uint8_t* place_of) {
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
@@ -78,7 +90,7 @@ class RangeAttention {
       const float new_factor = ptx::Exp2(reference_[row] - reference);
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
-        const int channel = ChannelOf(c);
+        const int channel = ChannelOf<kDType>(c);
         float& output = state.output(row, place_of != nullptr ? place_of[channel] : channel);
         output = output * old_factor + output_[row][c] * new_factor;
       }
@@ -95,26 +107,65 @@ class RangeAttention {
   static __device__ constexpr int RowBytes(DType dtype) {
     return kHeadDim * (dtype == DType::kFp32 ? 4 : 2);
   }
-  // Two neighbours a lane, so that a warp's load is contiguous in 128-byte lines.
-  __device__ int ChannelOf(int c) const { return 64 * (c / 2) + 2 * lane_ + c % 2; }
+  // Channel of the lane's value c: a warp's words lie side by side, with one value or two each.
+  template <DType kDType>
+  __device__ int ChannelOf(int c) const {
+    return kDType == DType::kFp32 ? 32 * c + lane_ : 64 * (c / 2) + 2 * lane_ + c % 2;
+  }
+
+  // Half a row of K.
+  template <DType kDType>
+  struct KeyHalf {
+    static constexpr int kWords = kHeadDim * static_cast<int>(DTypeBytes(kDType)) / 32;
+    uint4 words[kWords];
+    __device__ __forceinline__ void Load(const std::byte* from) {
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) words[i] = reinterpret_cast<const uint4*>(from)[i];
+    }
+  };
+  // The lane's channels of V, all tokens; zeros past the last. A warp's words lie side by side.
+  template <DType kDType>
+  struct ChunkValues {
+    static constexpr int kWords = kChannels * static_cast<int>(DTypeBytes(kDType)) / 4;
+    uint32_t words[kExactChunkTokens][kWords];
+    __device__ __forceinline__ void Load(const std::byte* v, int count, int lane) {
+#pragma unroll
+      for (int token = 0; token < kExactChunkTokens; ++token) {
+#pragma unroll
+        for (int i = 0; i < kWords; ++i) {
+          words[token][i] = 0;
+          if (token < count)
+            words[token][i] =
+                reinterpret_cast<const uint32_t*>(v + RowBytes(kDType) * token)[32 * i + lane];
+        }
+      }
+    }
+  };
 
   // q.k of the lane's token, in both of its lanes.
   template <DType kDType>
-  __device__ void Scores(const std::byte* k_row, float (&y)[kRows]) const {
-    const int begin = lane_ / 16 * (kHeadDim / 2);
+  __device__ __forceinline__ void Scores(const KeyHalf<kDType>& keys, float (&y)[kRows]) const {
+    const float* const q = q_ + lane_ / 16 * (kHeadDim / 2);
+    constexpr int kValues = 16 / static_cast<int>(DTypeBytes(kDType));  // of a word
 #pragma unroll
     for (int row = 0; row < kRows; ++row) y[row] = 0;
-#pragma unroll 4
-    for (int c = 0; c < kHeadDim / 2; c += 4) {
-      const float4 key = LoadFour(k_row, kDType, begin + c);
+#pragma unroll
+    for (int i = 0; i < KeyHalf<kDType>::kWords; ++i) {
+      float key[kValues];
+      const uint32_t bits[4] = {keys.words[i].x, keys.words[i].y, keys.words[i].z, keys.words[i].w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) Unpack<kDType>(bits[j], key + j * kValues / 4);
 #pragma unroll
       for (int row = 0; row < kRows; ++row) {
-        const float4 query =
-            *reinterpret_cast<const float4*>(q_ + row * kRowStride<kHeadDim> + begin + c);
-        y[row] = fmaf(key.x, query.x, y[row]);
-        y[row] = fmaf(key.y, query.y, y[row]);
-        y[row] = fmaf(key.z, query.z, y[row]);
-        y[row] = fmaf(key.w, query.w, y[row]);
+#pragma unroll
+        for (int j = 0; j < kValues; j += 4) {
+          const float4 query =
+              *reinterpret_cast<const float4*>(q + row * kRowStride<kHeadDim> + kValues * i + j);
+          y[row] = fmaf(key[j], query.x, y[row]);
+          y[row] = fmaf(key[j + 1], query.y, y[row]);
+          y[row] = fmaf(key[j + 2], query.z, y[row]);
+          y[row] = fmaf(key[j + 3], query.w, y[row]);
+        }
       }
     }
 #pragma unroll
@@ -142,13 +193,14 @@ class RangeAttention {
   }
 
   template <DType kDType>
-  __device__ void AddValues(const std::byte* v, int count) {
-#pragma unroll 4
-    for (int token = 0; token < count; ++token) {
+  __device__ __forceinline__ void AddValues(const ChunkValues<kDType>& values) {
+    constexpr int kWords = ChunkValues<kDType>::kWords;
+#pragma unroll
+    for (int token = 0; token < kExactChunkTokens; ++token) {
       float value[kChannels];
 #pragma unroll
-      for (int c = 0; c < kChannels; c += 2)
-        LoadTwo<kDType>(v, token * kHeadDim + ChannelOf(c), value[c], value[c + 1]);
+      for (int i = 0; i < kWords; ++i)
+        Unpack<kDType>(values.words[token][i], value + i * kChannels / kWords);
 #pragma unroll
       for (int row = 0; row < kRows; row += 4) {
         const float4 p = *reinterpret_cast<const float4*>(weights_ + token * kRows + row);
@@ -163,22 +215,18 @@ class RangeAttention {
     }
   }
 
+  // One value of fp32 or two of the others.
   template <DType kDType>
-  static __device__ void LoadTwo(const std::byte* values, int index, float& first, float& second) {
+  static __device__ __forceinline__ void Unpack(uint32_t bits, float* values) {
     if constexpr (kDType == DType::kFp32) {
-      const float2 both = *reinterpret_cast<const float2*>(values + 4 * index);
-      first = both.x;
-      second = both.y;
+      values[0] = __uint_as_float(bits);
+    } else if constexpr (kDType == DType::kBf16) {
+      values[0] = __uint_as_float(bits << 16);
+      values[1] = __uint_as_float(bits & 0xFFFF0000u);
     } else {
-      const uint32_t bits = *reinterpret_cast<const uint32_t*>(values + 2 * index);
-      if constexpr (kDType == DType::kBf16) {
-        first = __uint_as_float(bits << 16);
-        second = __uint_as_float(bits & 0xFFFF0000u);
-      } else {
-        const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&bits));
-        first = both.x;
-        second = both.y;
-      }
+      const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&bits));
+      values[0] = both.x;
+      values[1] = both.y;
     }
   }
 
@@ -200,7 +248,7 @@ __device__ void AttendRangeOf(const AttendCell& cell, uint32_t kv_head, uint32_t
                               const SharedState<kHeadDim>& state, int lane) {
   const size_t row_bytes = kHeadDim * DTypeBytes(kDType);
   RangeAttention<kHeadDim, kRows> attention(limits, soft_cap, memory.q, memory.weights, lane);
-  uint32_t index = RunAt(cell.exact, cell.exact_runs, unit_begin, lane);
+  uint32_t index = RunAt(cell.exact, cell.exact_runs, unit_begin, unit_begin / kRunChunks, lane);
   for (uint32_t unit = unit_begin; unit < unit_end; ++index) {
     const ExactRun run = cell.exact[index];
     const std::byte* const k = run.rows + run.head_stride_bytes * kv_head + run.first * row_bytes;
@@ -220,7 +268,7 @@ __device__ void AttendRangeOf(const AttendCell& cell, uint32_t kv_head, uint32_t
     place_of = memory.place_of;
   }
   __syncwarp();
-  attention.End(state, place_of);
+  attention.template End<kDType>(state, place_of);
 }
 
 template <int kHeadDim, int kRows>
