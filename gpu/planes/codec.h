@@ -68,6 +68,15 @@ KVDEPOT_HOST_DEVICE inline uint32_t RoundedCode(float x, float centre,
   return FloatBits(fminf(fmaxf(level, 0.0f), level_max) + kRounder);
 }
 
+// Back: the value of a left-aligned code, given as the float 1 + code / 16 (its bits: the code
+// above those of 1). `middle` is CodeMiddle(width), `scale` 16 times the stored scale. All is exact
+// but for the one rounding of the sum. A channel without bits: code 0, scale 0, any width's middle.
+KVDEPOT_HOST_DEVICE constexpr float CodeMiddle(int width) { return 1.0f + HalfAligned(width) / 16; }
+KVDEPOT_HOST_DEVICE inline float DecodedValue(float code, float middle, float scale,
+                                              float token_scale, float centre) {
+  return fmaf(token_scale, (code - middle) * scale, centre);
+}
+
 KVDEPOT_HOST_DEVICE inline bool IsFiniteFloat(float value) {
   return (FloatBits(value) & 0x7F800000u) != 0x7F800000u;
 }
