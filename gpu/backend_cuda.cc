@@ -15,7 +15,7 @@
 #include "gpu/checksum_cuda.h"
 #include "gpu/cuda_device.h"
 #include "gpu/cuda_status.h"
-#include "gpu/decode_runs_cpu.h"
+#include "gpu/decode_runs_cuda.h"
 #include "gpu/device_head.h"
 #include "gpu/device_memory.h"
 #include "gpu/finite_cpu.h"
@@ -314,20 +314,56 @@ absl::Status CudaBackend::Attend(absl::Span<const AttendItem> items) {
 
 void CudaBackend::Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
                          absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) {
+  if (!Enter()) return;
   const size_t token_bytes = shape.row_values() * DTypeBytes(to);
-  std::vector<uint64_t> copy;
-  for (TokenRun run : runs) {
-    const Codec codec = run.form == TokenRun::Form::kPlanes ? Codec::kPlanes : Codec::kRaw;
-    const size_t size_bytes = run.form == TokenRun::Form::kExact
-                                  ? ExactExtentBytes(shape, dtype, run.capacity)
-                                  : SegmentBytes(shape, dtype, codec, calibration, run.capacity);
-    copy.resize((size_bytes + 7) / 8);
-    ReadBytes(run.data, size_bytes, reinterpret_cast<std::byte*>(copy.data()));
-    if (!health().ok()) return;
-    run.data = reinterpret_cast<const std::byte*>(copy.data());
-    DecodeRuns(shape, dtype, calibration, {&run, 1}, to, k, v);
-    k += static_cast<size_t>(run.count) * token_bytes;
-    v += static_cast<size_t>(run.count) * token_bytes;
+  const size_t tokens_max = kDecodedBytes / token_bytes;
+  KVDEPOT_CHECK(tokens_max > 0);
+  std::byte* const decoded_k = workspace_.decoded.data();
+  std::byte* const decoded_v = decoded_k + kDecodedBytes;
+  std::vector<DecodeRun> batch_runs;
+  size_t batch_tokens = 0;
+  size_t run = 0;
+  int run_done = 0;
+  while (run < runs.size()) {
+    // As many runs, the last one perhaps in part, as there is room for.
+    batch_runs.clear();
+    batch_tokens = 0;
+    DecodeBatch batch;
+    while (run < runs.size() && batch_tokens < tokens_max && batch_runs.size() < kDecodeRunsMax) {
+      TokenRun piece = runs[run];
+      piece.first += run_done;
+      piece.count =
+          std::min<int>(piece.count - run_done, static_cast<int>(tokens_max - batch_tokens));
+      if (piece.count > 0) batch_runs.push_back({piece, batch_tokens});
+      batch.run_tokens_max = std::max(batch.run_tokens_max, piece.count);
+      batch_tokens += static_cast<size_t>(piece.count);
+      run_done += piece.count;
+      if (run_done == runs[run].count) {
+        ++run;
+        run_done = 0;
+      }
+    }
+    workspace_.arguments.Clear();
+    const auto arguments = workspace_.arguments.Add<DecodeRun>(batch_runs.size());
+    std::copy(batch_runs.begin(), batch_runs.end(), arguments.host);
+    batch.kv_heads = shape.kv_heads;
+    batch.head_dim = shape.head_dim;
+    batch.dtype = dtype;
+    if (calibration != nullptr) batch.heads = AddHeads(shape, *calibration);
+    batch.runs = arguments.device;
+    batch.run_count = static_cast<int>(batch_runs.size());
+    batch.to = to;
+    batch.k = decoded_k;
+    batch.v = decoded_v;
+    if (!Ok(workspace_.arguments.Upload(workspace_.stream)) ||
+        !Ok(DecodeRuns(batch, workspace_.stream.get()), "decoding") ||
+        !Ok(workspace_.stream.Synchronize())) {
+      return;
+    }
+    memcpy(k, decoded_k, batch_tokens * token_bytes);
+    memcpy(v, decoded_v, batch_tokens * token_bytes);
+    k += batch_tokens * token_bytes;
+    v += batch_tokens * token_bytes;
   }
 }
 

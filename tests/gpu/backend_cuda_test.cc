@@ -106,12 +106,17 @@ TEST_F(BackendCudaTest, SegmentsAndCalibrationsAreTheSameBytes) {
   }
 }
 
+// Layers of 8 heads of 256 in fp32 come in several pieces.
 TEST_F(BackendCudaTest, DecodesToTheSameValuesFromAnyTokenOn) {
   for (unsigned round = 0; round < 20; ++round) {
     std::mt19937 random(200 + round);
-    const LayerShape shape = RandomShape(random);
+    LayerShape shape = RandomShape(random);
     const DType dtype = static_cast<DType>(1 + random() % 3);
-    const DType to = static_cast<DType>(1 + random() % 3);
+    DType to = static_cast<DType>(1 + random() % 3);
+    if (round % 7 == 0) {
+      shape = {8, 8, 256, 0, 0};
+      to = DType::kFp32;
+    }
     const Codec codec = round % 4 == 0 ? Codec::kRaw : Codec::kPlanes;
     const RandomTokens input(shape, dtype, 2500, 1, random);
     const LayerCalibration calibration = RandomCalibration(shape, random);
