@@ -308,7 +308,10 @@ bool CudaBackend::Encode(const SealBlocks& source, Codec codec, const LayerCalib
 absl::Status CudaBackend::Attend(absl::Span<const AttendItem> items) {
   if (!Enter()) return health();
   absl::Status status = attention_.Attend(items);
-  if (absl::IsInternal(status)) Fail(status);
+  if (absl::IsResourceExhausted(status)) {
+    return absl::ResourceExhaustedError(absl::StrCat("device_memory: ", status.message()));
+  }
+  Ok(status);
   return status;
 }
 
