@@ -15,7 +15,7 @@ exports_files(["version.txt"])
 # The runtime's headers for host code. Device code is compiled by nvcc, which knows where its own are.
 cc_library(
     name = "cudart",
-    hdrs = glob(["include/*.h", "include/crt/*"]),
+    hdrs = glob(["include/*.h", "include/*.hpp", "include/crt/*"]),
     includes = ["include"],
     linkopts = %s,
 )
