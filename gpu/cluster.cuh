@@ -1,6 +1,10 @@
-// Thread blocks that run together and read each other's shared memory.
+// Thread blocks that run together and write to each other's shared memory.
 //
-// NVIDIA, PTX ISA 9.0: barrier.cluster, mapa, ld.shared::cluster.
+// What a block writes to another (or to itself) counts towards a barrier of the receiver, an
+// mbarrier that was told how many bytes to expect: nobody waits for anything but the bytes that it
+// needs, and no fence is involved. A block may end when it has received all that others send it.
+//
+// NVIDIA, PTX ISA 9.0: barrier.cluster, mapa, st.async, mbarrier.
 #ifndef KVDEPOT_GPU_CLUSTER_CUH_
 #define KVDEPOT_GPU_CLUSTER_CUH_
 
@@ -13,6 +17,10 @@ namespace kvdepot::cluster {
 __device__ __forceinline__ std::byte* DynamicShared() {
   extern __shared__ __align__(128) std::byte bytes[];
   return bytes;
+}
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
 // Number of this block in its cluster.
@@ -28,32 +36,70 @@ __device__ __forceinline__ uint32_t Size() {
   return size;
 }
 
-// All threads of all blocks of the cluster that have not ended call Arrive, then Wait; what they
-// wrote before Arrive is seen after Wait.
-__device__ __forceinline__ void Arrive() {
-  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+// One thread makes `barrier`, to be passed once `bytes` have been received.
+__device__ __forceinline__ void MakeBarrier(uint64_t* barrier, uint32_t bytes) {
+  const uint32_t address = SharedAddress(barrier);
+  asm volatile(
+      "mbarrier.init.shared::cta.b64 [%0], 1;\n"
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(address),
+      "r"(bytes)
+      : "memory");
 }
-__device__ __forceinline__ void Wait() {
+// After MakeBarrier, by the same thread: others see the barriers after they have passed Start.
+__device__ __forceinline__ void PublishBarriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// All threads of all blocks that have not ended call Arrive, then Wait, once: from then on blocks
+// write to each other.
+__device__ __forceinline__ void ArriveAtStart() {
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
+__device__ __forceinline__ void WaitForStart() {
   asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
 
-// Block `rank`'s value of what `local` is in this block's shared memory. That block has not ended.
-__device__ __forceinline__ uint32_t LoadRemote(const uint32_t* local, uint32_t rank) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(local));
-  uint32_t value;
+// Returns when the bytes that `barrier` expects are there, and visible.
+__device__ __forceinline__ void WaitFor(uint64_t* barrier) {
   asm volatile(
       "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %1, %2;\n"
-      "ld.shared::cluster.u32 %0, [remote];\n"
-      "}\n"
-      : "=r"(value)
-      : "r"(address), "r"(rank)
+      ".reg .pred done;\n"
+      "RECEIVE:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0;\n"
+      "@!done bra RECEIVE;\n"
+      "}\n" ::"r"(SharedAddress(barrier))
       : "memory");
-  return value;
 }
-__device__ __forceinline__ float LoadRemote(const float* local, uint32_t rank) {
-  return __uint_as_float(LoadRemote(reinterpret_cast<const uint32_t*>(local), rank));
+
+// Writes 4 bytes, or 8 aligned to 8, to block `rank`: where `to` and `barrier` are in this block's
+// shared memory.
+__device__ __forceinline__ void Send(float* to, float value, uint64_t* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote, remote_barrier;\n"
+      "mapa.shared::cluster.u32 remote, %0, %3;\n"
+      "mapa.shared::cluster.u32 remote_barrier, %2, %3;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [remote], %1, [remote_barrier];\n"
+      "}\n" ::"r"(SharedAddress(to)),
+      "r"(__float_as_uint(value)), "r"(SharedAddress(barrier)), "r"(rank)
+      : "memory");
+}
+__device__ __forceinline__ void Send(uint32_t* to, uint32_t value, uint64_t* barrier,
+                                     uint32_t rank) {
+  Send(reinterpret_cast<float*>(to), __uint_as_float(value), barrier, rank);
+}
+__device__ __forceinline__ void Send(float2* to, float2 value, uint64_t* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote, remote_barrier;\n"
+      "mapa.shared::cluster.u32 remote, %0, %4;\n"
+      "mapa.shared::cluster.u32 remote_barrier, %3, %4;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [remote], {%1, %2}, "
+      "[remote_barrier];\n"
+      "}\n" ::"r"(SharedAddress(to)),
+      "r"(__float_as_uint(value.x)), "r"(__float_as_uint(value.y)), "r"(SharedAddress(barrier)),
+      "r"(rank)
+      : "memory");
 }
 
 }  // namespace kvdepot::cluster

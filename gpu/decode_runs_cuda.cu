@@ -16,7 +16,7 @@ constexpr int kBlocksPerThreadBlock = kSteps* planes::DecodeStep<kHeadDim>::kBlo
 
 // blockIdx: share of the run's blocks, K or V of a head, run.
 template <int kHeadDim, DType kTo>
-__global__ void __launch_bounds__(kDecodeThreads, 2) DecodeKernel(const DecodeBatch batch) {
+__global__ void __launch_bounds__(kDecodeThreads, 3) DecodeKernel(const DecodeBatch batch) {
   __shared__ typename planes::DecodeStep<kHeadDim>::Shared shared;
   const DecodeRun& job = batch.runs[blockIdx.z];
   const int tensor = static_cast<int>(blockIdx.y);
@@ -28,7 +28,13 @@ __global__ void __launch_bounds__(kDecodeThreads, 2) DecodeKernel(const DecodeBa
     block_end = first_block + kBlocksPerThreadBlock<kHeadDim>;
   if (first_block >= block_end) return;
   if (job.run.form == TokenRun::Form::kPlanes) {
-    planes::DecodeRunBlocks<kHeadDim, kTo>(batch, job, tensor, first_block, block_end, shared);
+    if (tensor % 2 == 0) {
+      planes::DecodeRunBlocks<kHeadDim, kTo, true>(batch, job, tensor / 2, first_block, block_end,
+                                                   shared);
+    } else {
+      planes::DecodeRunBlocks<kHeadDim, kTo, false>(batch, job, tensor / 2, first_block, block_end,
+                                                    shared);
+    }
     return;
   }
   const int first_token = first_block * kBlockTokens;
@@ -51,7 +57,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 2) DecodeKernel(const DecodeBa
 template <int kHeadDim, DType kTo>
 cudaError_t QueueKernel(const DecodeBatch& batch, cudaStream_t stream) {
   // A run that does not begin with a block touches one block more.
-  const int blocks = (batch.run_tokens_max + kBlockTokens - 2) / kBlockTokens + 1;
+  int blocks = (batch.run_tokens_max + kBlockTokens - 2) / kBlockTokens + 1;
+  if (blocks > kSegmentTokensMax / kBlockTokens) blocks = kSegmentTokensMax / kBlockTokens;
   cudaLaunchConfig_t config{};
   config.gridDim =
       dim3(static_cast<unsigned>((blocks + kBlocksPerThreadBlock<kHeadDim> - 1) /

@@ -14,9 +14,11 @@
 namespace kvdepot {
 
 struct DecodeRun {
-  TokenRun run;
+  TokenRun run;  // its capacity is at most kSegmentTokensMax
   // Index of the run's first token in the output.
-  uint64_t target;
+  uint64_t target = 0;
+  // Heads of the run's layer if it is not the batch's; device memory, as there.
+  const DeviceHead* heads = nullptr;
 };
 
 struct DecodeBatch {

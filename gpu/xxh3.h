@@ -100,10 +100,13 @@ KVDEPOT_HOST_DEVICE inline uint64_t KeyedProduct(uint64_t word, uint64_t secret_
   return (key & 0xFFFFFFFFu) * (key >> 32);
 }
 
-KVDEPOT_HOST_DEVICE inline uint64_t Scrambled(uint64_t accumulator, const Secret& secret,
-                                              int index) {
+// `secret_word` is ScrambleSecret of the accumulator.
+KVDEPOT_HOST_DEVICE inline uint64_t Scrambled(uint64_t accumulator, uint64_t secret_word) {
   accumulator ^= accumulator >> 47;
-  return (accumulator ^ SecretWord(secret, 128 + 8 * index)) * kPrime32A;
+  return (accumulator ^ secret_word) * kPrime32A;
+}
+KVDEPOT_HOST_DEVICE inline uint64_t ScrambleSecret(const Secret& secret, int index) {
+  return SecretWord(secret, 128 + 8 * index);
 }
 
 // What accumulators 2 pair and 2 pair + 1 add to the hash, before Avalanche; it starts at size *

@@ -56,26 +56,56 @@ KVDEPOT_HOST_DEVICE inline float TokenScaleValue(uint8_t code) {
   return FloatFromBits((static_cast<uint32_t>(code) << 20) + (96u << 23));
 }
 
-// The code of a value, as its float's low bits: adding 2^23 rounds to an integer, half to even.
-inline constexpr float kRounder = 8388608.0f;
-inline constexpr uint32_t kRounderBits = 0x4B000000u;
-KVDEPOT_HOST_DEVICE inline uint32_t RoundedCode(float x, float centre,
-                                                const Reciprocal& token_scale,
-                                                const Reciprocal& step, float half_levels,
-                                                float level_max) {
-  const float z = Divide(x - centre, token_scale);
-  const float level = Divide(z, step) + half_levels;
-  return FloatBits(fminf(fmaxf(level, 0.0f), level_max) + kRounder);
+// Quantising counts levels in units of 2^width, so that all widths' lie in 0 .. 1: a step of the
+// quantiser becomes 16 times the stored scale, whatever the width. Powers of two change no
+// rounding.
+KVDEPOT_HOST_DEVICE constexpr float FullStep(float stored_scale) { return 16 * stored_scale; }
+
+// What else quantising needs of a width.
+struct LevelConstants {
+  float half_levels;
+  float level_max;
+  // Adding this rounds to a multiple of the unit, half to even, and leaves the code in the float's
+  // low bits.
+  float rounder;
+};
+KVDEPOT_HOST_DEVICE inline LevelConstants LevelConstantsOf(int width) {
+  const float unit = 1.0f / static_cast<float>(1 << width);
+  return {HalfLevels(width) * unit, LevelMax(width) * unit, 8388608.0f * unit};
 }
 
-// Back: the value of a left-aligned code, given as the float 1 + code / 16 (its bits: the code
-// above those of 1). `middle` is CodeMiddle(width), `scale` 16 times the stored scale. All is exact
-// but for the one rounding of the sum. A channel without bits: code 0, scale 0, any width's middle.
-KVDEPOT_HOST_DEVICE constexpr float CodeMiddle(int width) { return 1.0f + HalfAligned(width) / 16; }
-KVDEPOT_HOST_DEVICE inline float DecodedValue(float code, float middle, float scale,
-                                              float token_scale, float centre) {
-  return fmaf(token_scale, (code - middle) * scale, centre);
+// The code of a value, added to the bits of `rounder`. `step` is that of FullStep.
+KVDEPOT_HOST_DEVICE inline uint32_t RoundedCode(float x, float centre,
+                                                const Reciprocal& token_scale,
+                                                const Reciprocal& step,
+                                                const LevelConstants& levels) {
+  const float z = Divide(x - centre, token_scale);
+  const float level = Divide(z, step) + levels.half_levels;
+#if defined(__CUDA_ARCH__)
+  const float not_negative = __saturatef(level);  // part of the addition
+#else
+  const float not_negative = fminf(fmaxf(level, 0.0f), 1.0f);
+#endif
+  return FloatBits(fminf(not_negative, levels.level_max) + levels.rounder);
 }
+
+// Back: values of a channel from left-aligned codes. A code comes as the float 1 + code / 16 (its
+// bits: the code above those of 1). All is exact but for the one rounding of the sum.
+struct ChannelDecoder {
+  float scale;
+  float offset;
+  float centre;
+
+  // A channel without bits has code 0, and its products are -0, which leaves any centre as it is.
+  KVDEPOT_HOST_DEVICE static ChannelDecoder Of(int width, float stored_scale, float centre) {
+    if (width == 0) return {-0.0f, -0.0f, centre};
+    const float scale = 16 * stored_scale;
+    return {scale, -(1.0f + HalfAligned(width) / 16) * scale, centre};
+  }
+  KVDEPOT_HOST_DEVICE float Value(float code, float token_scale) const {
+    return fmaf(token_scale, fmaf(code, scale, offset), centre);
+  }
+};
 
 KVDEPOT_HOST_DEVICE inline bool IsFiniteFloat(float value) {
   return (FloatBits(value) & 0x7F800000u) != 0x7F800000u;

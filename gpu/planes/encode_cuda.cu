@@ -1,6 +1,5 @@
 // One cluster of thread blocks encodes K or V of one head of one segment. The values are read from
-// device memory once and stay in shared memory, 64 KiB a thread block (128 KiB for fp32); sums that
-// span the segment go through the cluster.
+// device memory once and stay in shared memory, 64 KiB a thread block (128 KiB for fp32).
 #include "gpu/checksum_cuda.h"
 #include "gpu/cluster.cuh"
 #include "gpu/cuda_ptx.cuh"
@@ -49,13 +48,32 @@ __device__ TensorTarget TargetOf(const SegmentJob& job, int kv_heads, int index)
   return target;
 }
 
-// Starts the copies of this thread block's blocks into shared memory.
+// What the barriers of this thread block wait for.
+template <class T>
+__device__ void MakeBarriers(typename T::Shared& shared, const TilePart& part, bool variance) {
+  uint32_t own_slices = 0;
+  while (part.SliceOf(own_slices) < T::kSlices) ++own_slices;
+  const uint32_t sums = own_slices * part.block_count * kSliceChannels * sizeof(float);
+  constexpr uint32_t kPerChannel = T::kHeadDim * sizeof(float);
+  constexpr uint32_t kPerSlice = T::kSlices * sizeof(uint32_t);
+  for (uint64_t& barrier : shared.sums_received) cluster::MakeBarrier(&barrier, sums);
+  cluster::MakeBarrier(&shared.results_received[kSumOfValues], kPerChannel);
+  cluster::MakeBarrier(&shared.results_received[kSumOfSquares],
+                       variance ? kPerChannel + kPerSlice : 2 * kPerChannel);
+  cluster::MakeBarrier(&shared.results_received[kSumOfScaledSquares], 2 * kPerChannel + kPerSlice);
+  cluster::MakeBarrier(&shared.largest_received,
+                       part.ranks * static_cast<uint32_t>(sizeof(uint32_t)));
+}
+
+// Starts the copies of this thread block's blocks into shared memory; when it returns, thread
+// blocks may write to each other and a warp finds the block that it sums.
 template <class T>
 __device__ void LoadBlocks(typename T::Shared& shared, const TilePart& part, const SegmentJob& job,
-                           int tensor_index) {
+                           int tensor_index, bool variance) {
   if (threadIdx.x == 0) {
     for (int i = 0; i < part.blocks; ++i) ptx::BarrierInit(&shared.loaded[i]);
-    ptx::FenceBarrierInit();
+    MakeBarriers<T>(shared, part, variance);
+    cluster::PublishBarriers();
     const uint64_t policy = ptx::EvictFirst();
     const std::byte* const* blocks = job.blocks + part.rank * T::kBlocks;
     for (int i = 0; i < part.blocks; ++i) {
@@ -64,59 +82,12 @@ __device__ void LoadBlocks(typename T::Shared& shared, const TilePart& part, con
                     &shared.loaded[i], policy);
     }
     shared.largest_rounded = 0;
-    shared.largest_stored = 0;
   }
-  // The barriers are seen by all, in all thread blocks, before anybody waits for them or reads
-  // another's memory.
   __syncthreads();
-  cluster::Arrive();
-}
-
-// A warp waits for the block that it sums; what it reads of others comes after a sync of all warps.
-template <class T>
-__device__ void WaitForBlock(typename T::Shared& shared, const TilePart& part) {
+  cluster::ArriveAtStart();
+  cluster::WaitForStart();
   const int block = static_cast<int>(threadIdx.x / 32) / T::kWarpsPerBlock;
   if (block < part.blocks) ptx::BarrierWait(&shared.loaded[block], 0);
-  cluster::Wait();
-}
-
-// Step 6, the table and the reciprocals of steps by place. False if this thread's channel, or the
-// tensor as a whole, leaves the range of the format.
-template <class T>
-__device__ bool StoreTable(typename T::Shared& shared, const TilePart& part,
-                           const TensorTarget& target) {
-  bool in_range = true;
-  bool spread = false;
-  const int place = static_cast<int>(threadIdx.x);
-  if (place < T::kHeadDim) {
-    const int channel = shared.order[place];
-    const int width = GroupWidth(target.widths(), place / kGroupChannels);
-    const float sum = SumOfChannel<T>(shared.block_sums[2], part, channel);
-    const float deviation = sqrtf(sum / part.token_count);
-    in_range = IsFiniteFloat(sum) && IsFiniteFloat(deviation);
-    spread = deviation > 0.0f;
-    uint16_t stored = 0;
-    if (width > 0) {
-      stored = FloatToFp16(ClipEighth(width) * deviation);
-      in_range = in_range && IsFiniteFp16(stored);
-      atomicMax(&shared.largest_stored, static_cast<uint32_t>(stored));
-      if (stored < kStoredScaleMinFp16) stored = kStoredScaleMinFp16;
-      const Reciprocal step = ReciprocalOf(Fp16ToFloat(stored) * StepFactor(width));
-      shared.deviation_or_step[place] = step.high;
-      shared.inverse_or_rest[place] = step.low;
-    }
-    if (part.rank == 0) {
-      uint16_t* table = reinterpret_cast<uint16_t*>(target.table);
-      const int index =
-          target.is_key ? KTableIndex(T::kHeadDim, place) : VTableIndex(T::kHeadDim, place);
-      table[index] = stored;
-      table[index + CentreDistance(T::kHeadDim)] = FloatToFp16(shared.centre[channel]);
-    }
-  }
-  const bool any_spread = __syncthreads_or(spread) != 0;
-  // Stored scales are not negative: their bits order as they do.
-  const uint16_t largest = static_cast<uint16_t>(shared.largest_stored);
-  return in_range && (!any_spread || Fp16ToFloat(largest) >= kStoredScaleNormalMin);
 }
 
 template <class T>
@@ -138,45 +109,59 @@ __device__ void PackBlocks(const typename T::Shared& shared, const TilePart& par
   }
 }
 
-// Variances instead of a segment: false for all of a tensor's channels if one is out of range.
+// Variances instead of a segment: 0 for all of a tensor's channels if one is out of range. Rank 0
+// collects them.
 template <class T>
-__device__ void StoreVariance(typename T::Shared& shared, const TilePart& part, bool in_range,
-                              float* variance) {
-  SumSquares<T>(shared, part);
+__device__ void StoreVariance(typename T::Shared& shared, const TilePart& part, float* variance) {
+  const bool centre_in_range = FindCentres<T>(shared, part);
+  SendSquares<T>(shared, part);
+  uint64_t* barrier = &shared.results_received[kSumOfSquares];
+  FinishOwnChannels<T>(shared, part, kSumOfSquares, [&](int channel, float sum) {
+    const bool in_range = centre_in_range && IsFiniteFloat(sum);
+    const uint32_t out = __ballot_sync(kAllLanes, !in_range);
+    cluster::Send(&shared.deviation_or_step[channel], sum / part.token_count, barrier, 0);
+    if (channel % kSliceChannels == 0)
+      cluster::Send(&shared.stored_of_slice[channel / kSliceChannels], out, barrier, 0);
+  });
+  if (part.rank != 0) return;
+  cluster::WaitFor(barrier);
+  uint32_t any_out = 0;
+  for (const uint32_t out : shared.stored_of_slice) any_out |= out;
   const int channel = static_cast<int>(threadIdx.x);
-  float sum = 0.0f;
-  if (channel < T::kHeadDim) {
-    sum = SumOfChannel<T>(shared.block_sums[1], part, channel);
-    in_range = in_range && IsFiniteFloat(sum);
-  }
-  const bool any_out = __syncthreads_or(!in_range) != 0;
-  if (channel < T::kHeadDim && part.rank == 0)
-    variance[channel] = any_out ? 0.0f : sum / part.token_count;
-  SyncCluster();  // Nobody ends while others read its sums.
+  if (channel < T::kHeadDim)
+    variance[channel] = any_out != 0 ? 0.0f : shared.deviation_or_step[channel];
 }
 
 template <class T>
-__device__ void EncodeTensor(typename T::Shared& shared, const TilePart& part,
-                             const SegmentJob& job, const Launch& launch,
+__device__ void EncodeTensor(typename T::Shared& shared, const TilePart& part, const Launch& launch,
                              const TensorTarget& target) {
-  for (int place = static_cast<int>(threadIdx.x); place < T::kHeadDim; place += kEncodeThreads)
-    shared.order[place] = target.order()[place];
+  for (int place = static_cast<int>(threadIdx.x); place < T::kHeadDim; place += kEncodeThreads) {
+    const uint8_t channel = target.order()[place];
+    shared.order[place] = channel;
+    shared.place_of[channel] = static_cast<uint8_t>(place);
+  }
   bool in_range = FindCentres<T>(shared, part);
   in_range = FindDeviations<T>(shared, part) && in_range;
   in_range = FindTokenScales<T>(shared, part) && in_range;
-  const auto write_code = [&](int token, uint8_t code) {
+  SettleTokenScales<T>(shared, part, [&](int token, uint8_t code) {
     const size_t block = part.rank * T::kBlocks + static_cast<size_t>(token / kBlockTokens);
     std::byte* record = target.records + block * target.head->record_bytes;
     const int slot = token % kBlockTokens;
     record[target.is_key ? KTokenScaleIndex(slot) : VTokenScaleIndex(slot)] =
         static_cast<std::byte>(code);
-  };
-  SumScaledSquares<T>(shared, part, write_code);
-  in_range = StoreTable<T>(shared, part, target) && in_range;
-  cluster::Arrive();
+  });
+  SendScaledSquares<T>(shared, part);
+  in_range = FindSteps<T>(shared, part, target.widths(),
+                          [&](int place, uint16_t stored, uint16_t centre) {
+                            uint16_t* table = reinterpret_cast<uint16_t*>(target.table);
+                            const int index = target.is_key ? KTableIndex(T::kHeadDim, place)
+                                                            : VTableIndex(T::kHeadDim, place);
+                            table[index] = stored;
+                            table[index + CentreDistance(T::kHeadDim)] = centre;
+                          }) &&
+             in_range;
   if (!in_range) launch.out_of_range[blockIdx.y] = 1;
   PackBlocks<T>(shared, part, target);
-  cluster::Wait();  // Nobody ends while others read its sums.
 }
 
 template <class T, bool kVariance, int kBlocksPerMultiprocessor>
@@ -194,16 +179,14 @@ __global__ void __launch_bounds__(kEncodeThreads, kBlocksPerMultiprocessor)
   part.token_count = static_cast<float>(part.block_count * kBlockTokens);
   const int tensor = static_cast<int>(blockIdx.x / cluster::Size());
 
-  LoadBlocks<T>(shared, part, job, tensor);
-  WaitForBlock<T>(shared, part);
+  LoadBlocks<T>(shared, part, job, tensor, kVariance);
   if constexpr (kVariance) {
-    const bool in_range = FindCentres<T>(shared, part);
     const size_t tensor_of_batch =
         static_cast<size_t>(blockIdx.y) * 2 * static_cast<size_t>(launch.kv_heads) +
         static_cast<size_t>(tensor);
-    StoreVariance<T>(shared, part, in_range, launch.variance + tensor_of_batch * T::kHeadDim);
+    StoreVariance<T>(shared, part, launch.variance + tensor_of_batch * T::kHeadDim);
   } else {
-    EncodeTensor<T>(shared, part, job, launch, TargetOf<T>(job, launch.kv_heads, tensor));
+    EncodeTensor<T>(shared, part, launch, TargetOf<T>(job, launch.kv_heads, tensor));
   }
 }
 

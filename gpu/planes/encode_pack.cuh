@@ -40,8 +40,10 @@ struct PlaceConstants {
   int channel[kPlaces];
   float centre[kPlaces];
   Reciprocal step[kPlaces];
-  float half_levels;
-  float level_max;
+  LevelConstants levels;
+  // Codes are added up shifted, eight to a word, the rounder's bits with them; this takes those
+  // off.
+  uint32_t word_start;
 
   __device__ PlaceConstants(const typename T::Shared& shared, int first_place, int stride,
                             int width) {
@@ -52,22 +54,17 @@ struct PlaceConstants {
       centre[i] = shared.centre[channel[i]];
       step[i] = {shared.deviation_or_step[place], shared.inverse_or_rest[place]};
     }
-    half_levels = HalfLevels(width);
-    level_max = LevelMax(width);
+    levels = LevelConstantsOf(width);
+    word_start = 0u - FloatBits(levels.rounder) * 0x11111111u;
   }
 
   // RoundedCode of place i.
   __device__ __forceinline__ uint32_t CodeBits(const std::byte* row, int i,
                                                const Reciprocal& token_scale) const {
     return RoundedCode(LoadValue<T::kDType>(row, channel[i]), centre[i], token_scale, step[i],
-                       half_levels, level_max);
+                       levels);
   }
 };
-
-// Codes are added up shifted, with kRounderBits in them; what those add to a word whose bytes get
-// one code in the low and one in the high nibble is taken off beforehand.
-inline constexpr uint32_t kWordStart = 0u - (kRounderBits + (kRounderBits << 4));
-static_assert(static_cast<uint32_t>(kRounderBits << 8) == 0, "only byte 0 is touched");
 
 // K of one block. Thread `index` (0 .. head_dim / 2 - 1): four places, half of the tokens.
 template <class T>
@@ -87,7 +84,7 @@ __device__ __forceinline__ void PackKeyBlock(const typename T::Shared& shared, i
     uint32_t chunk[4];
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
-      chunk[x] = kWordStart;
+      chunk[x] = places.word_start;
 #pragma unroll
       for (int s = 0; s < 2; ++s) {
         const int token = block * kBlockTokens + 16 * x + 8 * s + g;
@@ -119,7 +116,7 @@ __device__ __forceinline__ void PackValueBlock(const typename T::Shared& shared,
     uint32_t chunk[4];
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
-      chunk[x] = kWordStart;
+      chunk[x] = places.word_start;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int token = block * kBlockTokens + 16 * x + 8 * (e % 2) + 2 * t + e / 2;

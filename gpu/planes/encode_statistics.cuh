@@ -1,5 +1,4 @@
-// The encoder's statistics on the device: steps 1 to 5 of gpu/FORMAT.md, "Arithmetic". Every thread
-// block of a cluster computes the same channel statistics from the block sums of all.
+// The encoder's statistics on the device: steps 1 to 6 of gpu/FORMAT.md, "Arithmetic".
 #ifndef KVDEPOT_GPU_PLANES_ENCODE_STATISTICS_CUH_
 #define KVDEPOT_GPU_PLANES_ENCODE_STATISTICS_CUH_
 
@@ -9,11 +8,14 @@
 
 namespace kvdepot::planes {
 
-// block_sums[block][channel] = sum over the block's tokens, in order, of term(token, pair of
-// values), a pair. Thread: two channels of one block.
+// The kinds of sums, in order.
+enum SumKind { kSumOfValues = 0, kSumOfSquares = 1, kSumOfScaledSquares = 2 };
+
+// Sends the sums over each block's tokens, in order, of term(token, pair of values), a pair, to the
+// channels' owners. Thread: two channels of one block.
 template <class T, class Term>
-__device__ __forceinline__ void SumBlocks(const typename T::Shared& shared, const TilePart& part,
-                                          const Term& term, float* block_sums) {
+__device__ __forceinline__ void SendBlockSums(typename T::Shared& shared, const TilePart& part,
+                                              SumKind kind, const Term& term) {
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int block = warp / T::kWarpsPerBlock;
   if (block >= part.blocks) return;
@@ -26,78 +28,85 @@ __device__ __forceinline__ void SumBlocks(const typename T::Shared& shared, cons
     sum.x = sum.x + addend.x;
     sum.y = sum.y + addend.y;
   }
-  reinterpret_cast<float2*>(block_sums + block * T::kHeadDim)[pair] = sum;
+  const uint32_t slice = static_cast<uint32_t>(2 * pair / kSliceChannels);
+  const uint32_t block_of_segment = part.rank * T::kBlocks + static_cast<uint32_t>(block);
+  const uint32_t row = part.OwnNumberOf(slice) * part.block_count + block_of_segment;
+  float* to = shared.sums + row * kSliceChannels + 2 * pair % kSliceChannels;
+  cluster::Send(reinterpret_cast<float2*>(to), sum, &shared.sums_received[kind],
+                part.OwnerOf(slice));
 }
 
-// The segment's sum of a channel: block sums in order.
-template <class T>
-__device__ __forceinline__ float SumOfChannel(const float* block_sums, const TilePart& part,
-                                              int channel) {
+// For every channel that this thread block owns: its sum over the segment, in order, given to
+// finish(channel, sum) by one lane; all lanes of a warp that owns any do so together.
+template <class T, class Finish>
+__device__ __forceinline__ void FinishOwnChannels(typename T::Shared& shared, const TilePart& part,
+                                                  SumKind kind, const Finish& finish) {
+  const uint32_t own_number = threadIdx.x / 32;
+  const uint32_t slice = part.SliceOf(own_number);
+  if (slice >= T::kSlices) return;
+  cluster::WaitFor(&shared.sums_received[kind]);
+  const uint32_t lane = threadIdx.x % 32;
+  const float* sums = shared.sums + own_number * part.block_count * kSliceChannels + lane;
   float sum = 0.0f;
-  for (uint32_t rank = 0; rank < part.ranks; ++rank) {
-    float addend[T::kBlocks];
-#pragma unroll
-    for (int i = 0; i < T::kBlocks; ++i)
-      addend[i] = cluster::LoadRemote(block_sums + i * T::kHeadDim + channel, rank);
-#pragma unroll
-    for (int i = 0; i < T::kBlocks; ++i) {
-      if (rank * T::kBlocks + static_cast<uint32_t>(i) < part.block_count) sum = sum + addend[i];
-    }
-  }
-  return sum;
+#pragma unroll 4
+  for (uint32_t block = 0; block < part.block_count; ++block)
+    sum = sum + sums[block * kSliceChannels];
+  finish(static_cast<int>(slice * kSliceChannels + lane), sum);
 }
 
-__device__ __forceinline__ void SyncCluster() {
-  cluster::Arrive();
-  cluster::Wait();
+// Sends a result of an owned channel to all thread blocks.
+template <class Value>
+__device__ __forceinline__ void SendToAll(const TilePart& part, Value* to, Value value,
+                                          uint64_t* barrier) {
+  for (uint32_t rank = 0; rank < part.ranks; ++rank) cluster::Send(to, value, barrier, rank);
+}
+
+// What the term of a sum needs of a thread's two channels.
+template <class T>
+__device__ __forceinline__ float2 CentrePair(const typename T::Shared& shared) {
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const int pair = 32 * (warp % T::kWarpsPerBlock) + static_cast<int>(threadIdx.x % 32);
+  return reinterpret_cast<const float2*>(shared.centre)[pair];
 }
 
 // Step 1. False if a centre of this thread's leaves fp16.
 template <class T>
 __device__ bool FindCentres(typename T::Shared& shared, const TilePart& part) {
-  SumBlocks<T>(
-      shared, part, [](int, float2 x) { return x; }, shared.block_sums[0]);
-  SyncCluster();
+  SendBlockSums<T>(shared, part, kSumOfValues, [](int, float2 x) { return x; });
   bool in_range = true;
-  const int channel = static_cast<int>(threadIdx.x);
-  if (channel < T::kHeadDim) {
-    const float sum = SumOfChannel<T>(shared.block_sums[0], part, channel);
+  FinishOwnChannels<T>(shared, part, kSumOfValues, [&](int channel, float sum) {
     const uint16_t centre = FloatToFp16(sum / part.token_count);
     in_range = IsFiniteFp16(centre);
-    shared.centre[channel] = Fp16ToFloat(centre);
-  }
-  __syncthreads();
+    SendToAll(part, &shared.centre[channel], Fp16ToFloat(centre),
+              &shared.results_received[kSumOfValues]);
+  });
+  cluster::WaitFor(&shared.results_received[kSumOfValues]);
   return in_range;
 }
 
-// The sums of step 2 into block_sums[1]; sums of all blocks are there when this returns.
+// The sums of step 2, to their owners.
 template <class T>
-__device__ void SumSquares(typename T::Shared& shared, const TilePart& part) {
-  const int warp = static_cast<int>(threadIdx.x / 32);
-  const int pair = 32 * (warp % T::kWarpsPerBlock) + static_cast<int>(threadIdx.x % 32);
-  const float2 centre = reinterpret_cast<const float2*>(shared.centre)[pair];
-  const auto square = [&](int, float2 x) {
+__device__ void SendSquares(typename T::Shared& shared, const TilePart& part) {
+  const float2 centre = CentrePair<T>(shared);
+  SendBlockSums<T>(shared, part, kSumOfSquares, [&](int, float2 x) {
     const float2 d = make_float2(x.x - centre.x, x.y - centre.y);
     return make_float2(d.x * d.x, d.y * d.y);
-  };
-  SumBlocks<T>(shared, part, square, shared.block_sums[1]);
-  SyncCluster();
+  });
 }
 
 // Step 2. False if a sum of this thread's overflows.
 template <class T>
 __device__ bool FindDeviations(typename T::Shared& shared, const TilePart& part) {
-  SumSquares<T>(shared, part);
+  SendSquares<T>(shared, part);
   bool in_range = true;
-  const int channel = static_cast<int>(threadIdx.x);
-  if (channel < T::kHeadDim) {
-    const float sum = SumOfChannel<T>(shared.block_sums[1], part, channel);
+  FinishOwnChannels<T>(shared, part, kSumOfSquares, [&](int channel, float sum) {
     in_range = IsFiniteFloat(sum);
     const float deviation = fmaxf(sqrtf(sum / part.token_count), kDeviationMin);
-    shared.deviation_or_step[channel] = deviation;
-    shared.inverse_or_rest[channel] = 1.0f / deviation;
-  }
-  __syncthreads();
+    uint64_t* barrier = &shared.results_received[kSumOfSquares];
+    SendToAll(part, &shared.deviation_or_step[channel], deviation, barrier);
+    SendToAll(part, &shared.inverse_or_rest[channel], 1.0f / deviation, barrier);
+  });
+  cluster::WaitFor(&shared.results_received[kSumOfSquares]);
   return in_range;
 }
 
@@ -211,18 +220,22 @@ __device__ bool FindTokenScales(typename T::Shared& shared, const TilePart& part
   }
   largest = __reduce_max_sync(kAllLanes, largest);
   if (lane == 0) atomicMax(&shared.largest_rounded, largest);
-  SyncCluster();
+  __syncthreads();
+  if (threadIdx.x < part.ranks) {
+    cluster::Send(&shared.largest_of_rank[part.rank], shared.largest_rounded,
+                  &shared.largest_received, threadIdx.x);
+  }
   return in_range;
 }
 
-// Steps 4 and 5 up to the sums: token scales and their codes, sums into block_sums[2]; sums of all
-// blocks are there when this returns. `write_code` stores a token's code.
+// Step 4: the scales' codes, which write_code(token, code) stores, and their reciprocals.
 template <class T, class WriteCode>
-__device__ void SumScaledSquares(typename T::Shared& shared, const TilePart& part,
-                                 const WriteCode& write_code) {
+__device__ void SettleTokenScales(typename T::Shared& shared, const TilePart& part,
+                                  const WriteCode& write_code) {
+  cluster::WaitFor(&shared.largest_received);
   uint32_t largest = 0;
   for (uint32_t rank = 0; rank < part.ranks; ++rank) {
-    const uint32_t other = cluster::LoadRemote(&shared.largest_rounded, rank);
+    const uint32_t other = shared.largest_of_rank[rank];
     largest = other > largest ? other : largest;
   }
   for (int token = static_cast<int>(threadIdx.x); token < part.tokens(); token += kEncodeThreads) {
@@ -231,16 +244,69 @@ __device__ void SumScaledSquares(typename T::Shared& shared, const TilePart& par
     shared.token_scale[token] = ReciprocalOf(TokenScaleValue(code));
   }
   __syncthreads();
-  const int warp = static_cast<int>(threadIdx.x / 32);
-  const int pair = 32 * (warp % T::kWarpsPerBlock) + static_cast<int>(threadIdx.x % 32);
-  const float2 centre = reinterpret_cast<const float2*>(shared.centre)[pair];
-  const auto scaled_square = [&](int token, float2 x) {
+}
+
+// The sums of step 5, to their owners.
+template <class T>
+__device__ void SendScaledSquares(typename T::Shared& shared, const TilePart& part) {
+  const float2 centre = CentrePair<T>(shared);
+  SendBlockSums<T>(shared, part, kSumOfScaledSquares, [&](int token, float2 x) {
     const Reciprocal scale = shared.token_scale[token];
     const float2 z = make_float2(Divide(x.x - centre.x, scale), Divide(x.y - centre.y, scale));
     return make_float2(z.x * z.x, z.y * z.y);
-  };
-  SumBlocks<T>(shared, part, scaled_square, shared.block_sums[2]);
-  SyncCluster();
+  });
+}
+
+// Of a slice: its largest stored scale in fp16, and whether any of its channels spreads at all.
+struct StoredSummary {
+  uint32_t bits;  // scale, spread << 16
+
+  static __device__ StoredSummary OfWarp(uint16_t stored, bool spread) {
+    // Stored scales are not negative: their bits order as they do.
+    const uint32_t largest = __reduce_max_sync(kAllLanes, stored);
+    return {largest | (__ballot_sync(kAllLanes, spread) != 0 ? 1u << 16 : 0u)};
+  }
+  __device__ uint16_t stored() const { return static_cast<uint16_t>(bits); }
+  __device__ bool spread() const { return bits >> 16 != 0; }
+};
+
+// Steps 5 and 6 for the owned channels: write_entry(place, stored scale, centre), fp16 bits, stores
+// an entry of the table; the reciprocals of steps, by place, go to all. False if a channel of this
+// thread's, or in thread 0 of rank 0 the tensor as a whole, leaves the range of the format.
+template <class T, class WriteEntry>
+__device__ bool FindSteps(typename T::Shared& shared, const TilePart& part, uint32_t widths,
+                          const WriteEntry& write_entry) {
+  bool in_range = true;
+  FinishOwnChannels<T>(shared, part, kSumOfScaledSquares, [&](int channel, float sum) {
+    uint64_t* barrier = &shared.results_received[kSumOfScaledSquares];
+    const int place = shared.place_of[channel];
+    const int width = GroupWidth(widths, place / kGroupChannels);
+    const float deviation = sqrtf(sum / part.token_count);
+    in_range = IsFiniteFloat(sum) && IsFiniteFloat(deviation);
+    uint16_t stored = width > 0 ? FloatToFp16(ClipEighth(width) * deviation) : 0;
+    in_range = in_range && IsFiniteFp16(stored);
+    const StoredSummary summary = StoredSummary::OfWarp(stored, deviation > 0.0f);
+    if (width > 0 && stored < kStoredScaleMinFp16) stored = kStoredScaleMinFp16;
+    const Reciprocal step =
+        width > 0 ? ReciprocalOf(FullStep(Fp16ToFloat(stored))) : Reciprocal{0.0f, 0.0f};
+    SendToAll(part, &shared.deviation_or_step[place], step.high, barrier);
+    SendToAll(part, &shared.inverse_or_rest[place], step.low, barrier);
+    if (channel % kSliceChannels == 0)
+      SendToAll(part, &shared.stored_of_slice[channel / kSliceChannels], summary.bits, barrier);
+    write_entry(place, stored, FloatToFp16(shared.centre[channel]));
+  });
+  cluster::WaitFor(&shared.results_received[kSumOfScaledSquares]);
+  if (threadIdx.x == 0 && part.rank == 0) {
+    uint16_t largest = 0;
+    bool spread = false;
+    for (int slice = 0; slice < T::kSlices; ++slice) {
+      const StoredSummary summary{shared.stored_of_slice[slice]};
+      if (summary.stored() > largest) largest = summary.stored();
+      spread = spread || summary.spread();
+    }
+    in_range = in_range && (!spread || Fp16ToFloat(largest) >= kStoredScaleNormalMin);
+  }
+  return in_range;
 }
 
 }  // namespace kvdepot::planes

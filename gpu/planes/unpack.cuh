@@ -2,8 +2,9 @@
 // gpu/FORMAT.md, "Record". No value arithmetic.
 //
 // Codes come left-aligned in nibbles, eight to a word. A block's codes become 8 rows of such words,
-// one a channel in original order. K: row g, nibble s of byte x is token 16 x + 8 s + g. V: row
-// 2 t + y, nibble n of byte e is token 16 (2 y + n) + 8 (e mod 2) + 2 t + e / 2.
+// one a channel, at CodePosition of the channel's number. K: row g, nibble s of byte x is token 16
+// x + 8 s + g. V: row 2 t + y, nibble n of byte e is token 16 (2 y + n) + 8 (e mod 2) + 2 t + e
+// / 2.
 #ifndef KVDEPOT_GPU_PLANES_UNPACK_CUH_
 #define KVDEPOT_GPU_PLANES_UNPACK_CUH_
 
@@ -16,10 +17,19 @@ namespace kvdepot::planes {
 
 inline constexpr int kCodeRows = 8;
 
-// Token of nibble `half` of byte `byte` in row `row`.
-__device__ __forceinline__ int TokenOfCode(bool is_key, int row, int byte, int half) {
-  return is_key ? 16 * byte + 8 * half + row
-                : 16 * (2 * (row % 2) + half) + 8 * (byte % 2) + 2 * (row / 2) + byte / 2;
+// Channels 8 o .. 8 o + 3 of all o come first, in order, then the others: a warp reads 16 bytes a
+// lane without gaps.
+KVDEPOT_HOST_DEVICE constexpr int CodePosition(int head_dim, int channel) {
+  return (channel & 4) * (head_dim / 8) + channel / 8 * 4 + (channel & 3);
+}
+
+// Token of nibble `half` of byte `byte` in row `row`: the sum of a part that the row decides and of
+// one that the place in the word decides.
+__device__ __forceinline__ int TokenOfRow(bool is_key, int row) {
+  return is_key ? row : 32 * (row % 2) + 2 * (row / 2);
+}
+__device__ __forceinline__ constexpr int TokenOfNibble(bool is_key, int byte, int half) {
+  return is_key ? 16 * byte + 8 * half : 16 * half + 8 * (byte % 2) + byte / 2;
 }
 
 // Codes of chunks x = 0..3 from the `width` words that hold them.
@@ -94,24 +104,27 @@ __device__ __forceinline__ GroupWords LoadValueGroup(int width, const std::byte*
   return result;
 }
 
-// Places whose codes a lane holds, as UnpackGroup's `channels` wants them: of K 16 h + 4 t + e in
-// byte e of channels[h], of V 16 tile + 8 s + g in byte s of channels[tile].
-__device__ __forceinline__ void LaneChannels(bool is_key, const uint8_t* order_of_group, int lane,
-                                             uint32_t (&channels)[2]) {
+// Positions of the places whose codes a lane holds, as UnpackKeyGroup and UnpackValueGroup want
+// them: of K 16 h + 4 t + e in byte e of positions[h], of V 16 tile + 8 s + g in byte s of
+// positions[tile].
+__device__ __forceinline__ void LanePositions(bool is_key, int head_dim,
+                                              const uint8_t* order_of_group, int lane,
+                                              uint32_t (&positions)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    channels[half] = 0;
+    positions[half] = 0;
     const int count = is_key ? 4 : 2;
     for (int i = 0; i < count; ++i) {
       const int place = is_key ? 16 * half + 4 * (lane % 4) + i : 16 * half + 8 * i + lane / 4;
-      channels[half] |= static_cast<uint32_t>(order_of_group[place]) << (8 * i);
+      const int position = CodePosition(head_dim, order_of_group[place]);
+      positions[half] |= static_cast<uint32_t>(position) << (8 * i);
     }
   }
 }
 
-// Stores a lane's codes: rows[row * row_words + channel].
+// Stores a lane's codes: rows[row * row_words + position].
 __device__ __forceinline__ void UnpackKeyGroup(int width, const GroupWords& from,
-                                               const uint32_t (&channels)[2], int lane,
+                                               const uint32_t (&positions)[2], int lane,
                                                uint32_t* rows, int row_words) {
   uint32_t* row = rows + lane / 4 * row_words;
 #pragma unroll
@@ -123,23 +136,23 @@ __device__ __forceinline__ void UnpackKeyGroup(int width, const GroupWords& from
     const uint32_t high01 = __byte_perm(chunk[0], chunk[1], 0x7362);
     const uint32_t low23 = __byte_perm(chunk[2], chunk[3], 0x5140);
     const uint32_t high23 = __byte_perm(chunk[2], chunk[3], 0x7362);
-    row[channels[h] & 255u] = __byte_perm(low01, low23, 0x5410);
-    row[channels[h] >> 8 & 255u] = __byte_perm(low01, low23, 0x7632);
-    row[channels[h] >> 16 & 255u] = __byte_perm(high01, high23, 0x5410);
-    row[channels[h] >> 24] = __byte_perm(high01, high23, 0x7632);
+    row[positions[h] & 255u] = __byte_perm(low01, low23, 0x5410);
+    row[positions[h] >> 8 & 255u] = __byte_perm(low01, low23, 0x7632);
+    row[positions[h] >> 16 & 255u] = __byte_perm(high01, high23, 0x5410);
+    row[positions[h] >> 24] = __byte_perm(high01, high23, 0x7632);
   }
 }
 
 __device__ __forceinline__ void UnpackValueGroup(int width, const GroupWords& from,
-                                                 const uint32_t (&channels)[2], int lane,
+                                                 const uint32_t (&positions)[2], int lane,
                                                  uint32_t* rows, int row_words) {
   constexpr uint32_t kLowNibbles = 0x0F0F0F0Fu;
 #pragma unroll
   for (int tile = 0; tile < 2; ++tile) {
     uint32_t chunk[4];
     AlignFields(width, from.words[tile], chunk);
-    const uint32_t first = channels[tile] & 255u;
-    const uint32_t second = channels[tile] >> 8;
+    const uint32_t first = positions[tile] & 255u;
+    const uint32_t second = positions[tile] >> 8;
 #pragma unroll
     for (int y = 0; y < 2; ++y) {
       uint32_t* row = rows + (2 * (lane % 4) + y) * row_words;

@@ -166,28 +166,35 @@ void Run(const DeviceArray<std::byte>& extents, Profile profile, const char* nam
            }),
            bits_per_value);
 
-  // A layer a launch: each has a calibration of its own.
   std::vector<DecodeRun> host_runs;
   for (size_t i = 0; i < kSegments; ++i) {
     const TokenRun run{TokenRun::Form::kPlanes, segments.data() + i * segment_bytes,
                        kSegmentTokensMax, 0, kSegmentTokensMax};
-    host_runs.push_back({run, i % kSegmentsPerLayer * kSegmentTokensMax});
+    host_runs.push_back({run, i * kSegmentTokensMax, nullptr});
   }
   const DeviceArray<DecodeRun> runs(host_runs);
-  const size_t layer_bytes = kTokens * kShape.row_values() * sizeof(uint16_t);
-  const DeviceArray<std::byte> k(kLayers * layer_bytes), v(kLayers * layer_bytes);
-  PrintRow("decode/" + suffix, 2 * values, Milliseconds([&](cudaStream_t stream) {
+  const size_t tensor_bytes =
+      static_cast<size_t>(values);  // of K, or V: half of them, 2 bytes each
+  const DeviceArray<std::byte> k(tensor_bytes), v(tensor_bytes);
+  DecodeBatch decode;
+  decode.kv_heads = kShape.kv_heads;
+  decode.head_dim = kShape.head_dim;
+  decode.heads = heads.data();
+  decode.runs = runs.data();
+  decode.run_count = kSegments;
+  decode.run_tokens_max = kSegmentTokensMax;
+  decode.k = k.data();
+  decode.v = v.data();
+  PrintRow("decode/" + suffix, 2 * values,
+           Milliseconds([&](cudaStream_t stream) { return DecodeRuns(decode, stream); }),
+           bits_per_value);
+  // A layer a launch, as a client's Decode of one layer after another.
+  PrintRow("decode_by_layer/" + suffix, 2 * values, Milliseconds([&](cudaStream_t stream) {
              for (int layer = 0; layer < kLayers; ++layer) {
-               DecodeBatch decode;
-               decode.kv_heads = kShape.kv_heads;
-               decode.head_dim = kShape.head_dim;
-               decode.heads = heads.data();
-               decode.runs = runs.data() + layer * kSegmentsPerLayer;
-               decode.run_count = kSegmentsPerLayer;
-               decode.run_tokens_max = kSegmentTokensMax;
-               decode.k = k.data() + static_cast<size_t>(layer) * layer_bytes;
-               decode.v = v.data() + static_cast<size_t>(layer) * layer_bytes;
-               if (const cudaError_t error = DecodeRuns(decode, stream); error != cudaSuccess)
+               DecodeBatch one = decode;
+               one.runs = runs.data() + layer * kSegmentsPerLayer;
+               one.run_count = kSegmentsPerLayer;
+               if (const cudaError_t error = DecodeRuns(one, stream); error != cudaSuccess)
                  return error;
              }
              return cudaSuccess;

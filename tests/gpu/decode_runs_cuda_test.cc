@@ -85,7 +85,7 @@ TEST_P(DecodeRunsCudaTest, DecodesTheValuesOfTheCpu) {
       memory.push_back(std::make_unique<DeviceArray<std::byte>>(host.back().bytes));
       TokenRun run = host.back().run;
       run.data = memory.back()->data();
-      device_runs.push_back({run, tokens});
+      device_runs.push_back({run, tokens, nullptr});
       tokens += static_cast<size_t>(run.count);
       run_tokens_max = std::max(run_tokens_max, run.count);
     }

@@ -23,7 +23,8 @@ uint64_t LongHash(const uint64_t* words, size_t count, const Secret& secret) {
   const uint64_t* at = words;
   for (size_t block = 0; block < input.blocks; ++block) {
     for (int s = 0; s < kStripesPerBlock; ++s, at += 8) add_stripe(at, SecretOfStripe(s));
-    for (int i = 0; i < kAccumulators; ++i) accumulators[i] = Scrambled(accumulators[i], secret, i);
+    for (int i = 0; i < kAccumulators; ++i)
+      accumulators[i] = Scrambled(accumulators[i], ScrambleSecret(secret, i));
   }
   for (int s = 0; s < input.rest_stripes; ++s, at += 8) add_stripe(at, SecretOfStripe(s));
   add_stripe(words + count - 8, kSecretLastStripe);
