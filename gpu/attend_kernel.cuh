@@ -34,7 +34,7 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
   queries.Begin(view, p.dtype, lane);
   const auto prepare = [&] {
     state.Clear(kRows, lane);
-    queries.End(cell.scale, lane, memory.q);
+    queries.End(cell.scale, p.dtype, lane, memory.q);
     __syncwarp();
   };
   const uint32_t planes_units = cell.planes_units;
@@ -62,12 +62,12 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   __shared__ MergeMemory<kRows> merge;
   const uint32_t warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const WarpMemoryLayout<kHeadDim, kTiles> memory(p.slot_bytes);
+  const WarpMemoryLayout<kHeadDim, kTiles> memory(p.ring_bytes);
   std::byte* const warps = shared + PlanRows::Bytes(p.row_count);
   const WarpMemory<kHeadDim> mine = memory.Of(warps, warp);
 
   const PlanRows rows(shared, p.row_count);
-  if (lane < 2) merge.row[2 * warp + lane] = kNoRow;
+  if (lane < 2) merge.entry_row[2 * warp + lane] = kNoRow;
   if (lane == 0) {
     for (int i = 0; i < kWarpBarriers; ++i) ptx::BarrierInit(&mine.barriers[i]);
     ptx::FenceBarrierInit();
@@ -81,8 +81,9 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   if (warp < grid.warps_per_cta) {
     const PlanCut begin = plan.cuts[warp];
     const PlanCut end = plan.cuts[warp + 1];
-    planes::Ring<kHeadDim> ring(mine, p.slot_bytes, lane);
+    planes::Ring<kHeadDim> ring(mine, p.ring_bytes, lane);
     for (uint32_t row = begin.row; row < end.row + (end.unit > 0 ? 1 : 0); ++row) {
+      if (row == begin.row && row == end.row && begin.unit == end.unit) break;
       const RowView view = p.View(row, kRows);
       const uint32_t units = view.cell->planes_units + view.cell->exact_units;
       const uint32_t unit_begin = row == begin.row ? begin.unit : 0;
@@ -95,12 +96,12 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
         StoreRow<kHeadDim, kRows>(view, state, lane);
         __syncwarp();
       } else if (lane == 0) {
-        merge.row[2 * warp + place] = row;
+        merge.entry_row[2 * warp + place] = row;
       }
     }
   }
   __syncthreads();
-  MergeBlock<kHeadDim, kTiles>(p, grid, plan, memory, warps, merge);
+  MergeRows<kHeadDim, kTiles>(p, grid, plan, memory, warps, merge);
 }
 
 }  // namespace kvdepot

@@ -24,7 +24,6 @@ cudaError_t Launch(const AttendBatch& batch, int multiprocessors, cudaStream_t s
   p.sliding_window = static_cast<uint32_t>(batch.shape.sliding_window);
   p.soft_cap = batch.shape.soft_cap;
   p.dtype = batch.dtype;
-  p.slot_bytes = batch.record_bytes_max;
   p.header_bytes = static_cast<uint32_t>(SegmentHeaderBytes(batch.shape.kv_heads));
   p.parts = reinterpret_cast<float*>(batch.workspace);
   p.arrivals = reinterpret_cast<uint32_t*>(batch.workspace + kPartsBytes);
@@ -37,10 +36,11 @@ cudaError_t Launch(const AttendBatch& batch, int multiprocessors, cudaStream_t s
   if (error != cudaSuccess) return error;
   const auto kernel = AttendKernel<kHeadDim, kTiles>;
   const uint32_t row_bytes = PlanRows::Bytes(p.row_count);
-  const uint32_t warp_bytes = WarpMemoryLayout<kHeadDim, kTiles>(p.slot_bytes).bytes();
-  const uint32_t available = static_cast<uint32_t>(shared_max) - sizeof(PlanMemory) -
-                             sizeof(MergeMemory<4 * kTiles>) - 1024;
-  const uint32_t warps = std::min<uint32_t>(kWarpsMax, (available - row_bytes) / warp_bytes);
+  const uint32_t available = static_cast<uint32_t>(shared_max) - 1024 - sizeof(PlanMemory) -
+                             sizeof(MergeMemory<4 * kTiles>) - row_bytes;
+  p.ring_bytes = kRingSlots * batch.record_bytes_max;
+  const uint32_t warp_bytes = WarpMemoryLayout<kHeadDim, kTiles>(p.ring_bytes).bytes();
+  const uint32_t warps = std::min<uint32_t>(kWarpsMax, available / warp_bytes);
   const uint32_t shared_bytes = row_bytes + warps * warp_bytes;
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared_bytes));

@@ -19,64 +19,20 @@ inline constexpr uint32_t kEntries = 2 * kWarpsMax;
 
 template <int kRows>
 struct MergeMemory {
-  uint32_t row[kEntries];  // kNoRow: none
-  uint32_t arrived_before;
-  // [query row][state]: what a state counts in the union; of the union, its reference and sum.
+  uint32_t entry_row[kEntries];  // kNoRow: none
+  // Rows of the block's entries, and which entries a row has.
+  uint32_t groups;
+  uint32_t group_row[kEntries];
+  uint32_t group_entries[kEntries];
+  // Blocks that had arrived before at the row that the range begins in, and at that it ends in.
+  uint32_t arrived_before[2];
+  // [query row][state]: what a state counts in the union. Within the block, group i's states follow
+  // those of earlier groups.
   float factor[kRows][kLaunchBlocksMax];
-  float reference[kRows];
-  float sum[kRows];
+  // Of the unions.
+  float reference[kEntries][kRows];
+  float sum[kEntries][kRows];
 };
-
-// Output, reference and sum of those of `count` states for which `holds(i)`, in order: fills
-// `merge`, then hands four neighbouring places at a time to `store(query row, first place,
-// values)`. All threads; ends with a barrier. `state(i)` yields state i.
-template <int kHeadDim, int kRows, class Holds, class State, class Store>
-__device__ __forceinline__ void MergeStates(uint32_t count, const Holds& holds, const State& state,
-                                            MergeMemory<kRows>& merge, const Store& store) {
-  const uint32_t warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  for (uint32_t row = warp; row < kRows; row += blockDim.x / 32) {
-    float reference = kNoReference;
-    for (uint32_t i = lane; i < count; i += 32) {
-      if (holds(i)) reference = fmaxf(reference, state(i).reference(row));
-    }
-#pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2)
-      reference = fmaxf(reference, __shfl_xor_sync(kAllLanes, reference, mask));
-    float sum = 0;
-    for (uint32_t i = lane; i < count; i += 32) {
-      if (!holds(i)) continue;
-      const float factor = ptx::Exp2(state(i).reference(row) - reference);
-      merge.factor[row][i] = factor;
-      sum += factor * state(i).sum(row);
-    }
-#pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2) sum += __shfl_xor_sync(kAllLanes, sum, mask);
-    if (lane == 0) {
-      merge.reference[row] = reference;
-      merge.sum[row] = sum;
-    }
-  }
-  __syncthreads();
-  constexpr int kFours = kHeadDim / 4;
-  for (uint32_t index = threadIdx.x; index < kRows * kFours; index += blockDim.x) {
-    const int row = index / kFours;
-    const int place = 4 * (index % kFours);
-    float4 total = {0, 0, 0, 0};
-#pragma unroll 8
-    for (uint32_t i = 0; i < count; ++i) {
-      if (!holds(i)) continue;
-      const float4 value = state(i).outputs(row, place);
-      const float factor = merge.factor[row][i];
-      total.x = fmaf(factor, value.x, total.x);
-      total.y = fmaf(factor, value.y, total.y);
-      total.z = fmaf(factor, value.z, total.z);
-      total.w = fmaf(factor, value.w, total.w);
-    }
-    store(row, place, total);
-  }
-  __syncthreads();
-}
 
 // A warp's own row, of which nobody else has a share.
 template <int kHeadDim, int kRows>
@@ -89,63 +45,182 @@ __device__ void StoreRow(const RowView& view, const SharedState<kHeadDim>& state
   }
 }
 
-// Merges the states that the block's warps have left, and with those of other blocks where this
-// block arrives last. All threads.
+// Groups entries by row. Warp 0; rows ascend from entry to entry.
+template <int kRows>
+__device__ void GroupEntries(MergeMemory<kRows>& merge, uint32_t entries, uint32_t lane) {
+  const uint32_t row = lane < entries ? merge.entry_row[lane] : kNoRow;
+  const uint32_t same = __match_any_sync(kAllLanes, row);
+  const bool leads = row != kNoRow && (same & ((1u << lane) - 1)) == 0;
+  const uint32_t leaders = __ballot_sync(kAllLanes, leads);
+  if (leads) {
+    const uint32_t group = __popc(leaders & ((1u << lane) - 1));
+    merge.group_row[group] = row;
+    merge.group_entries[group] = same;
+  }
+  if (lane == 0) merge.groups = __popc(leaders);
+}
+
+// Factor of the lane's state, and reference and sum of the union of the warp's states; lanes
+// without a state hold kNoReference and 0.
+struct StateFactor {
+  float factor;
+  float reference;
+  float sum;
+
+  __device__ static StateFactor Of(float own_reference, float own_sum) {
+    StateFactor result;
+    result.reference = own_reference;
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2)
+      result.reference =
+          fmaxf(result.reference, __shfl_xor_sync(kAllLanes, result.reference, mask));
+    result.factor = ptx::Exp2(own_reference - result.reference);
+    result.sum = result.factor * own_sum;
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2)
+      result.sum += __shfl_xor_sync(kAllLanes, result.sum, mask);
+    return result;
+  }
+};
+
+// Merges what the block's warps have left: rows of this block alone are finished, the others' parts
+// stored for whoever arrives last. All threads; ends with a barrier.
 template <int kHeadDim, int kTiles>
-__device__ void MergeBlock(const AttendParameters& p, const PlanGrid& grid, const PlanMemory& plan,
-                           const WarpMemoryLayout<kHeadDim, kTiles>& memory, std::byte* warps,
-                           MergeMemory<4 * kTiles>& merge) {
+__device__ void MergeWarps(const AttendParameters& p, const PlanGrid& grid, const PlanCut& begin,
+                           const PlanCut& end, const WarpMemoryLayout<kHeadDim, kTiles>& memory,
+                           std::byte* warps, MergeMemory<4 * kTiles>& merge) {
   constexpr int kRows = 4 * kTiles;
-  using Part = GlobalState<kHeadDim, kRows>;
+  const uint32_t warp = threadIdx.x / 32;
+  const uint32_t lane = threadIdx.x % 32;
+  if (warp == 0) GroupEntries(merge, 2 * grid.warps_per_cta, lane);
+  __syncthreads();
+  const uint32_t groups = merge.groups;
+  for (uint32_t pair = warp; pair < groups * kRows; pair += blockDim.x / 32) {
+    const uint32_t group = pair / kRows;
+    const int row = pair % kRows;
+    const bool holds = merge.group_entries[group] >> lane & 1u;
+    const SharedState<kHeadDim> state{memory.state(warps, lane / 2, lane % 2)};
+    const StateFactor factor =
+        StateFactor::Of(holds ? state.reference(row) : kNoReference, holds ? state.sum(row) : 0.0f);
+    if (holds) merge.factor[row][lane] = factor.factor;
+    if (lane == 0) {
+      merge.reference[group][row] = factor.reference;
+      merge.sum[group][row] = factor.sum;
+    }
+  }
+  __syncthreads();
+  constexpr uint32_t kFours = kHeadDim / 4;
+  for (uint32_t index = threadIdx.x; index < groups * kRows * kFours; index += blockDim.x) {
+    const uint32_t group = index / (kRows * kFours);
+    const int row = index / kFours % kRows;
+    const int place = 4 * (index % kFours);
+    float4 total = {0, 0, 0, 0};
+    for (uint32_t entries = merge.group_entries[group]; entries != 0; entries &= entries - 1) {
+      const uint32_t entry = __ffs(entries) - 1;
+      const SharedState<kHeadDim> state{memory.state(warps, entry / 2, entry % 2)};
+      total = AddScaled(total, merge.factor[row][entry], state.outputs(row, place));
+    }
+    const uint32_t of_launch = merge.group_row[group];
+    const bool from_before = begin.row == of_launch && begin.unit > 0;
+    const bool to_after = end.row == of_launch && end.unit > 0;
+    if (from_before || to_after) {
+      RowPart<kHeadDim, kRows>(p.parts, blockIdx.x, from_before)
+          .Store(row, place, total, merge.reference[group][row], merge.sum[group][row]);
+    } else {
+      p.View(of_launch, kRows)
+          .template Store<kHeadDim>(row, place, total, merge.reference[group][row],
+                                    merge.sum[group][row]);
+    }
+  }
+  __syncthreads();
+}
+
+// Finishes row `row` from the parts of blocks first_block .. last_block. All threads; ends with a
+// barrier.
+template <int kHeadDim, int kRows>
+__device__ __forceinline__ void MergeBlocks(const AttendParameters& p, uint32_t row,
+                                            uint32_t first_block, uint32_t last_block,
+                                            MergeMemory<kRows>& merge) {
+  constexpr uint32_t kFours = kHeadDim / 4;
+  constexpr uint32_t kAtOnce = 16;
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t count = last_block - first_block + 1;
+  const auto part = [&](uint32_t i) {
+    return RowPart<kHeadDim, kRows>(p.parts, first_block + i, i > 0);
+  };
+  const RowView view = p.View(row, kRows);
+  // Outputs are on their way while the factors are computed.
+  const int my_row = threadIdx.x / kFours;
+  const int my_place = 4 * (threadIdx.x % kFours);
+  float4 outputs[kAtOnce];
+#pragma unroll
+  for (uint32_t i = 0; i < kAtOnce; ++i) {
+    if (i < count && my_row < kRows) outputs[i] = part(i).outputs(my_row, my_place);
+  }
+  for (int at = threadIdx.x / 32; at < kRows; at += blockDim.x / 32) {
+    float reference = kNoReference;
+    float sum = 0;
+    // A lane's states first, then those of all lanes.
+    for (uint32_t i = lane; i < count; i += 32) {
+      const float other = part(i).reference(at);
+      const float larger = fmaxf(reference, other);
+      sum = sum * ptx::Exp2(reference - larger) + part(i).sum(at) * ptx::Exp2(other - larger);
+      reference = larger;
+    }
+    const StateFactor all = StateFactor::Of(reference, sum);
+    for (uint32_t i = lane; i < count; i += 32)
+      merge.factor[at][i] = ptx::Exp2(part(i).reference(at) - all.reference);
+    if (lane == 0) {
+      merge.reference[0][at] = all.reference;
+      merge.sum[0][at] = all.sum;
+    }
+  }
+  __syncthreads();
+  for (uint32_t index = threadIdx.x; index < kRows * kFours; index += blockDim.x) {
+    const int at = index / kFours;
+    const int place = 4 * (index % kFours);
+    float4 total = {0, 0, 0, 0};
+    uint32_t i = 0;
+    if (index == threadIdx.x) {
+#pragma unroll
+      for (uint32_t known = 0; known < kAtOnce; ++known) {
+        if (known < count) total = AddScaled(total, merge.factor[at][known], outputs[known]);
+      }
+      i = kAtOnce;
+    }
+#pragma unroll 4
+    for (; i < count; ++i)
+      total = AddScaled(total, merge.factor[at][i], part(i).outputs(at, place));
+    view.Store<kHeadDim>(at, place, total, merge.reference[0][at], merge.sum[0][at]);
+  }
+  __syncthreads();
+}
+
+// All threads.
+template <int kHeadDim, int kTiles>
+__device__ void MergeRows(const AttendParameters& p, const PlanGrid& grid, const PlanMemory& plan,
+                          const WarpMemoryLayout<kHeadDim, kTiles>& memory, std::byte* warps,
+                          MergeMemory<4 * kTiles>& merge) {
   const PlanCut begin = plan.cuts[0];
   const PlanCut end = plan.cuts[grid.warps_per_cta];
-  const uint32_t entries = 2 * grid.warps_per_cta;
-  for (uint32_t entry = 0; entry < entries; ++entry) {
-    const uint32_t row = merge.row[entry];
-    if (row == kNoRow) continue;
-    // The row's entries follow each other, but for unused ones between them.
-    const uint32_t first_entry = entry;
-    while (entry + 1 < entries && (merge.row[entry + 1] == row || merge.row[entry + 1] == kNoRow))
-      ++entry;
-    const uint32_t count = entry + 1 - first_entry;
-    const auto holds = [&](uint32_t i) { return merge.row[first_entry + i] == row; };
-    const auto state = [&](uint32_t i) {
-      return SharedState<kHeadDim>{
-          memory.state(warps, (first_entry + i) / 2, (first_entry + i) % 2)};
-    };
-    const RowView view = p.View(row, kRows);
-    const auto finish = [&](int query_row, int place, const float4& values) {
-      view.Store<kHeadDim>(query_row, place, values, merge.reference[query_row],
-                           merge.sum[query_row]);
-    };
-    const bool from_before = begin.row == row && begin.unit > 0;
-    const bool to_after = end.row == row && end.unit > 0;
-    if (!from_before && !to_after) {
-      MergeStates<kHeadDim, kRows>(count, holds, state, merge, finish);
-      continue;
-    }
-    const auto part = [&](uint32_t block, bool first) {
-      return Part{p.parts + (2 * block + (first ? 0 : 1)) * Part::kFloats};
-    };
-    const Part mine = part(blockIdx.x, from_before);
-    MergeStates<kHeadDim, kRows>(
-        count, holds, state, merge, [&](int query_row, int place, const float4& values) {
-          mine.Store(query_row, place, values, merge.reference[query_row], merge.sum[query_row]);
-        });
-    const int known = from_before ? 0 : 1;
-    const uint32_t first_block = plan.first_block[known];
-    const uint32_t others = plan.last_block[known] - first_block;
-    if (threadIdx.x == 0) {
-      // Cumulative over the barrier before: what all threads stored is visible first.
-      __threadfence();
-      merge.arrived_before = atomicAdd(&p.arrivals[row], 1u);
-      __threadfence();
-    }
-    __syncthreads();
-    if (merge.arrived_before != others) continue;
-    MergeStates<kHeadDim, kRows>(
-        others + 1, [](uint32_t) { return true; },
-        [&](uint32_t i) { return part(first_block + i, i > 0); }, merge, finish);
+  MergeWarps<kHeadDim, kTiles>(p, grid, begin, end, memory, warps, merge);
+  // The rows that the range begins and ends in, if other blocks have a share in them; a range
+  // inside one row has one.
+  const bool shares[2] = {begin.unit > 0,
+                          end.unit > 0 && (begin.unit == 0 || end.row != begin.row)};
+  if (!shares[0] && !shares[1]) return;
+  if (threadIdx.x < 2 && shares[threadIdx.x]) {
+    // Cumulative over the barrier before: what all threads have stored is visible first.
+    __threadfence();
+    merge.arrived_before[threadIdx.x] =
+        atomicAdd(&p.arrivals[threadIdx.x == 0 ? begin.row : end.row], 1u);
+    __threadfence();
+  }
+  __syncthreads();
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t row = i == 0 ? begin.row : end.row;
+    if (!shares[i] || merge.arrived_before[i] != plan.last_block[i] - plan.first_block[i]) continue;
+    MergeBlocks<kHeadDim, 4 * kTiles>(p, row, plan.first_block[i], plan.last_block[i], merge);
     if (threadIdx.x == 0) p.arrivals[row] = 0;
   }
 }

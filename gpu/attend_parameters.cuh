@@ -25,7 +25,7 @@ struct AttendParameters {
   uint32_t sliding_window;
   float soft_cap;
   DType dtype;
-  uint32_t slot_bytes;
+  uint32_t ring_bytes;  // of a warp
   uint32_t header_bytes;
   float* parts;        // [block][2] of a row's state
   uint32_t* arrivals;  // [row], zero between launches

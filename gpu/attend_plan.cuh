@@ -55,8 +55,9 @@ __device__ void FillPlanRows(const AttendParameters& p, const PlanRows& rows, Pl
   for (uint32_t row = begin; row < end; ++row) {
     const uint32_t head = p.Head(row);
     const AttendCell& cell = p.cells[p.kv_heads.Of(head)];
-    // The rest of the cell is read next.
-    ptx::Prefetch(&cell);
+    // What is read next.
+    ptx::Touch(&cell);
+    ptx::Touch(&cell.output);
     const RowCosts costs = CostsOf(cell, p.record_bytes[head], ExactTokenBytes<kHeadDim>(p));
     rows.begin[row] = sum;
     rows.planes_units[row] = costs.planes_units;
@@ -108,16 +109,35 @@ __device__ PlanCut CutOf(const AttendParameters& p, const PlanRows& rows, const 
                          uint32_t warp) {
   if (warp >= grid.warps()) return {p.row_count, 0};
   if (warp == 0) return {0, 0};
-  const uint32_t offset = RangeBegin(rows.begin[p.row_count], grid, warp);
-  const uint32_t row = RowAt(rows.begin, p.row_count, offset);
+  const uint32_t total = rows.begin[p.row_count];
+  const uint32_t offset = RangeBegin(total, grid, warp);
+  uint32_t row = RowAt(rows.begin, p.row_count, offset);
+  const float warps_per_cost = grid.warps() / static_cast<float>(total);
+  float first = rows.begin[row] * warps_per_cost;
+  float last = rows.begin[row + 1] * warps_per_cost;
+  if (warp >= static_cast<uint32_t>(last + 0.5f) && row + 1 < p.row_count &&
+      last - first >= kOwnWarpsMin) {
+    // Rounding has given the warp to the next row.
+    ++row;
+    first = last;
+    last = rows.begin[row + 1] * warps_per_cost;
+    if (last - first < kOwnWarpsMin) return {row, 0};
+  }
   RowCosts costs;
   costs.planes_units = rows.planes_units[row];
   costs.planes_cost = rows.planes_cost[row];
   costs.exact_cost = ExactCost(ExactTokenBytes<kHeadDim>(p));
-  costs.exact_units =
-      (rows.begin[row + 1] - rows.begin[row] - costs.planes_units * costs.planes_cost) /
-      costs.exact_cost;
-  const uint32_t unit = costs.NearestUnit(offset - rows.begin[row]);
+  const uint32_t cost = rows.begin[row + 1] - rows.begin[row];
+  costs.exact_units = (cost - costs.planes_units * costs.planes_cost) / costs.exact_cost;
+  uint32_t in_row = offset - rows.begin[row];
+  if (last - first >= kOwnWarpsMin) {
+    const uint32_t first_warp = static_cast<uint32_t>(first + 0.5f);
+    const uint32_t end_warp = static_cast<uint32_t>(last + 0.5f);
+    if (warp <= first_warp) return {row, 0};
+    in_row = static_cast<uint32_t>(
+        cost * ((warp - first_warp) / static_cast<float>(end_warp - first_warp)));
+  }
+  const uint32_t unit = costs.NearestUnit(in_row);
   if (unit >= costs.units()) return {row + 1, 0};
   return {row, unit};
 }
@@ -128,7 +148,7 @@ __device__ uint32_t BlockOf(const AttendParameters& p, const PlanRows& rows, con
                             uint32_t row, bool last) {
   const uint32_t offset = rows.begin[last ? row + 1 : row];
   const uint32_t near =
-      static_cast<uint32_t>(offset * (grid.ctas / static_cast<double>(rows.begin[p.row_count])));
+      static_cast<uint32_t>(offset * (grid.ctas / static_cast<float>(rows.begin[p.row_count])));
   // Cuts are rounded: the block is one of three.
   for (uint32_t block = min(near + 1, grid.ctas - 1);; --block) {
     if (block == 0) return 0;

@@ -3,7 +3,8 @@
 // A row (attend_launch.h) has units: the blocks of its `planes` runs, then the chunks of its exact
 // runs. A unit's cost stands for its bytes and its work. Rows lie one after the other on a line of
 // costs; warp w of n takes what lies between w / n and (w + 1) / n of it, rounded to whole units.
-// Each warp gets at least one unit as long as a range is not shorter than the costliest unit.
+// A warp may
+// get nothing, a block of warps gets a unit at least.
 #ifndef KVDEPOT_GPU_ATTEND_PLAN_H_
 #define KVDEPOT_GPU_ATTEND_PLAN_H_
 
@@ -16,8 +17,11 @@ namespace kvdepot {
 
 // Costs are counted in so many bytes read.
 inline constexpr uint32_t kCostBytes = 64;
-// What a block costs beside its bytes: softmax and products do not depend on the width.
-inline constexpr uint32_t kBlockWorkBytes = 1024;
+// What a block costs beside its bytes. Memory serves warps by requests more than by bytes, and
+// softmax and products do not depend on the width.
+inline constexpr uint32_t kBlockWorkBytes = 6 * 1024;
+// A chunk takes as long as three blocks or four.
+inline constexpr uint32_t kChunkWorkBytes = 24 * 1024;
 
 struct RowCosts {
   uint32_t planes_units = 0;
@@ -45,7 +49,7 @@ struct RowCosts {
 
 // Of a chunk. `exact_token_bytes`: K and V of one token and KV head.
 KVDEPOT_HOST_DEVICE constexpr uint32_t ExactCost(uint32_t exact_token_bytes) {
-  return exact_token_bytes * kExactChunkTokens / kCostBytes;
+  return (exact_token_bytes * kExactChunkTokens + kChunkWorkBytes) / kCostBytes;
 }
 
 KVDEPOT_HOST_DEVICE inline RowCosts CostsOf(const AttendCell& cell, uint32_t record_bytes,
@@ -65,25 +69,29 @@ struct PlanGrid {
   KVDEPOT_HOST_DEVICE uint32_t warps() const { return ctas * warps_per_cta; }
 };
 
-// As many as there are, unless ranges became shorter than `largest_unit`.
+// As many as there are, unless the range of a block became shorter than `largest_unit`: then it
+// could be empty. A warp's range may be.
 KVDEPOT_HOST_DEVICE inline PlanGrid GridFor(uint32_t total_cost, uint32_t largest_unit,
                                             uint32_t ctas, uint32_t warps_per_cta) {
   PlanGrid grid;
-  const uint32_t warps = largest_unit == 0 ? 1 : total_cost / largest_unit;
-  if (warps >= ctas) {
-    grid.ctas = ctas;
-    grid.warps_per_cta = warps / ctas < warps_per_cta ? warps / ctas : warps_per_cta;
-  } else {
-    grid.ctas = warps == 0 ? 1 : warps;
-  }
+  // With a quarter to spare: ranges are rounded.
+  const uint64_t most =
+      largest_unit == 0 ? 1 : uint64_t{total_cost} * 4 / (uint64_t{largest_unit} * 5);
+  grid.ctas = most < 1 ? 1 : most < ctas ? static_cast<uint32_t>(most) : ctas;
+  grid.warps_per_cta = warps_per_cta;
   return grid;
 }
 
-// Where warp `warp` begins on the line.
+// Where warp `warp` begins on the line. Single precision is enough, as all compute it alike.
 KVDEPOT_HOST_DEVICE inline uint32_t RangeBegin(uint32_t total_cost, const PlanGrid& grid,
                                                uint32_t warp) {
-  return static_cast<uint32_t>(total_cost * (warp / static_cast<double>(grid.warps())));
+  return static_cast<uint32_t>(static_cast<float>(total_cost) *
+                               (static_cast<float>(warp) / static_cast<float>(grid.warps())));
 }
+
+// A row of at least so many ranges has whole warps of its own: none pays for two rows, and rounding
+// their number costs less than that.
+inline constexpr uint32_t kOwnWarpsMin = 6;
 
 // A boundary between two warps: before unit `unit` of row `row`.
 struct PlanCut {

@@ -94,15 +94,22 @@ struct RowLimits {
   }
 };
 
-__device__ __forceinline__ float4 LoadFour(const std::byte* values, DType dtype, size_t index) {
-  if (dtype == DType::kFp32) return *reinterpret_cast<const float4*>(values + 4 * index);
+// Four neighbouring values as they lie in device memory: 8 bytes, or 16 of fp32.
+__device__ __forceinline__ uint4 LoadFour(const std::byte* values, DType dtype, size_t index) {
+  if (dtype == DType::kFp32) return *reinterpret_cast<const uint4*>(values + 4 * index);
   const uint2 bits = *reinterpret_cast<const uint2*>(values + 2 * index);
-  if (dtype == DType::kBf16) {
-    return {__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xFFFF0000u),
-            __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xFFFF0000u)};
-  }
-  const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
-  const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
+  return {bits.x, bits.y, 0, 0};
+}
+__device__ __forceinline__ float2 UnpackTwo(uint32_t bits, bool is_bf16) {
+  if (is_bf16) return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000u)};
+  return __half22float2(*reinterpret_cast<const __half2*>(&bits));
+}
+__device__ __forceinline__ float4 UnpackFour(const uint4& bits, DType dtype) {
+  if (dtype == DType::kFp32)
+    return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
+            __uint_as_float(bits.w)};
+  const float2 low = UnpackTwo(bits.x, dtype == DType::kBf16);
+  const float2 high = UnpackTwo(bits.y, dtype == DType::kBf16);
   return {low.x, low.y, high.x, high.y};
 }
 
@@ -122,19 +129,19 @@ class QueryLoad {
     for (int i = 0; i < kLoads; ++i) {
       const int row = (32 * i + lane) / kFours;
       const int channel = 4 * ((32 * i + lane) % kFours);
-      value_[i] = {0, 0, 0, 0};
+      bits_[i] = {0, 0, 0, 0};
       if (view.first_row + row < rows)
-        value_[i] = LoadFour(view.cell->q, dtype, view.Index(row) * kHeadDim + channel);
+        bits_[i] = LoadFour(view.cell->q, dtype, view.Index(row) * kHeadDim + channel);
     }
   }
-  // Times the scale into q [kRows][kRowStride], padding as zeros.
-  __device__ __forceinline__ void End(float scale, int lane, float* q) const {
+  // Waits, and writes them times `scale` to q [kRows][kRowStride], padding as zeros.
+  __device__ __forceinline__ void End(float scale, DType dtype, int lane, float* q) const {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int row = (32 * i + lane) / kFours;
       const int channel = 4 * ((32 * i + lane) % kFours);
-      const float4 value = {value_[i].x * scale, value_[i].y * scale, value_[i].z * scale,
-                            value_[i].w * scale};
+      float4 value = UnpackFour(bits_[i], dtype);
+      value = {value.x * scale, value.y * scale, value.z * scale, value.w * scale};
       *reinterpret_cast<float4*>(q + row * kRowStride<kHeadDim> + channel) = value;
     }
   }
@@ -142,12 +149,14 @@ class QueryLoad {
  private:
   static constexpr int kFours = kHeadDim / 4;
   static constexpr int kLoads = kRows * kFours / 32;
-  float4 value_[kLoads];
+  uint4 bits_[kLoads];
 };
 
-// A logit to base 2 from q.k times the cell's scale.
+// soft_cap tanh(score) to base 2. 1 - 2 / (1 + e^2x) is exact enough: what counts is the absolute
+// error of a logit.
 __device__ __forceinline__ float Capped(float score, float soft_cap) {
-  return soft_cap * kLog2E * tanhf(score);
+  const float tanh = 1 - __fdividef(2.0f, 1 + exp2f(fminf(2 * kLog2E * score, 126.0f)));
+  return soft_cap * kLog2E * tanh;
 }
 
 }  // namespace kvdepot

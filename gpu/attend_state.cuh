@@ -33,6 +33,12 @@ struct SharedState {
   }
 };
 
+__device__ __forceinline__ float4 AddScaled(const float4& total, float factor,
+                                            const float4& value) {
+  return {fmaf(factor, value.x, total.x), fmaf(factor, value.y, total.y),
+          fmaf(factor, value.z, total.z), fmaf(factor, value.w, total.w)};
+}
+
 // In device memory, dense.
 template <int kHeadDim, int kRows>
 struct GlobalState {
@@ -54,6 +60,14 @@ struct GlobalState {
     }
   }
 };
+
+// What block `block` leaves of a row: of the row that its range begins in, if that began before, or
+// of the one that it ends in.
+template <int kHeadDim, int kRows>
+__device__ __forceinline__ GlobalState<kHeadDim, kRows> RowPart(float* parts, uint32_t block,
+                                                                bool from_before) {
+  return {parts + (2 * block + (from_before ? 0 : 1)) * GlobalState<kHeadDim, kRows>::kFloats};
+}
 
 }  // namespace kvdepot
 

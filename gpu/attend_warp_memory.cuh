@@ -20,7 +20,7 @@ inline constexpr int kHeadBarrier = kRingSlots + 2;
 
 template <int kHeadDim>
 struct WarpMemory {
-  std::byte* slots;  // [kRingSlots][slot_bytes]
+  std::byte* ring;
   std::byte* k_table;
   std::byte* v_table;
   DeviceHead* head;
@@ -35,15 +35,15 @@ class WarpMemoryLayout {
  public:
   static constexpr int kRows = 4 * kTiles;
 
-  __host__ __device__ explicit WarpMemoryLayout(uint32_t slot_bytes) : slot_bytes_(slot_bytes) {}
+  __host__ __device__ explicit WarpMemoryLayout(uint32_t ring_bytes) : ring_bytes_(ring_bytes) {}
 
-  __host__ __device__ uint32_t bytes() const { return kRingSlots * slot_bytes_ + kFixedBytes; }
+  __host__ __device__ uint32_t bytes() const { return ring_bytes_ + kFixedBytes; }
 
   __device__ WarpMemory<kHeadDim> Of(std::byte* warps, uint32_t warp) const {
     std::byte* at = warps + warp * bytes();
     WarpMemory<kHeadDim> memory;
-    memory.slots = at;
-    at += kRingSlots * slot_bytes_;
+    memory.ring = at;
+    at += ring_bytes_;
     memory.k_table = at;
     memory.v_table = at + kTableBytes;
     memory.head = reinterpret_cast<DeviceHead*>(at + 2 * kTableBytes);
@@ -59,8 +59,8 @@ class WarpMemoryLayout {
   }
   // Where the state of the warp's first row (0) or a later one (1) lies.
   __device__ float* state(std::byte* warps, uint32_t warp, uint32_t place) const {
-    return reinterpret_cast<float*>(warps + warp * bytes() + kRingSlots * slot_bytes_ +
-                                    2 * kTableBytes + sizeof(DeviceHead) + place * kStateBytes);
+    return reinterpret_cast<float*>(warps + warp * bytes() + ring_bytes_ + 2 * kTableBytes +
+                                    sizeof(DeviceHead) + place * kStateBytes);
   }
 
  private:
@@ -71,7 +71,7 @@ class WarpMemoryLayout {
                                            kWeightBytes + kHeadDim + 8 * kWarpBarriers + 127) /
                                           128 * 128;
 
-  uint32_t slot_bytes_;
+  uint32_t ring_bytes_;
 };
 
 }  // namespace kvdepot

@@ -68,6 +68,13 @@ __device__ __forceinline__ void MmaUnsigned(int32_t (&d)[4], uint32_t a0, uint32
 }
 
 // D = A B.
+__device__ __forceinline__ void MmaSignedFirst(int32_t (&d)[4], uint32_t a0, uint32_t a1,
+                                               uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%10,%10,%10,%10};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "r"(0));
+}
 __device__ __forceinline__ void MmaUnsignedFirst(int32_t (&d)[4], uint32_t a0, uint32_t a1,
                                                  uint32_t a2, uint32_t a3, uint32_t b0,
                                                  uint32_t b1) {
@@ -85,9 +92,10 @@ __device__ __forceinline__ uint32_t Transpose8x8(uint32_t rows) {
   return columns;
 }
 
-// Brings the 128-byte line of `global` near.
-__device__ __forceinline__ void Prefetch(const void* global) {
-  asm volatile("prefetch.global.L1 [%0];" ::"l"(global));
+// Brings the 32-byte sector of `global` into this multiprocessor's cache: a load that nobody waits
+// for.
+__device__ __forceinline__ void Touch(const void* global) {
+  asm volatile("{ .reg .u32 unused; ld.global.u32 unused, [%0]; }" ::"l"(global));
 }
 
 __device__ __forceinline__ float Exp2(float x) {

@@ -94,7 +94,8 @@ __device__ __forceinline__ void LoadValueWords(const std::byte* tile, int lane,
   }
 }
 
-// Adds q' . codes of groups kGroup.. to scores[n][x]: tokens 16 x + g and 16 x + 8 + g.
+// q' . codes of all groups, or adds those of groups kGroup.. to scores[n][x]: tokens 16 x + g and
+// 16 x + 8 + g.
 template <int kHeadDim, int kTiles, int kPattern, int kGroup = 0>
 __device__ __forceinline__ void KeyProductsOf(const std::byte* group, int lane,
                                               const uint32_t (&q)[kTiles][kHeadDim / 16],
@@ -111,8 +112,12 @@ __device__ __forceinline__ void KeyProductsOf(const std::byte* group, int lane,
       Operand<kWidth>(words[1], x, a[2], a[3]);
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
-        ptx::MmaSigned(scores[n][x], a[0], a[1], a[2], a[3], q[n][2 * kGroup],
-                       q[n][2 * kGroup + 1]);
+        if constexpr (kGroup == 0) {
+          ptx::MmaSignedFirst(scores[n][x], a[0], a[1], a[2], a[3], q[n][0], q[n][1]);
+        } else {
+          ptx::MmaSigned(scores[n][x], a[0], a[1], a[2], a[3], q[n][2 * kGroup],
+                         q[n][2 * kGroup + 1]);
+        }
       }
     }
     KeyProductsOf<kHeadDim, kTiles, kPattern, kGroup + 1>(group + GroupBytes(kWidth), lane, q,

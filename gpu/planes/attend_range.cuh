@@ -44,61 +44,62 @@ __device__ __forceinline__ float MaxOverG(float value) {
   return value;
 }
 
-// Copies that are under way, and how many there have been: a barrier's phase is their parity.
+// Copies that are under way. A barrier's phase is the parity of the copies that it has seen.
 template <int kHeadDim>
 class Ring {
  public:
-  __device__ Ring(const WarpMemory<kHeadDim>& memory, uint32_t slot_bytes, int lane)
+  __device__ Ring(const WarpMemory<kHeadDim>& memory, uint32_t ring_bytes, int lane)
       : memory_(memory),
-        slot_bytes_(slot_bytes),
+        slot_bytes_(ring_bytes / kRingSlots),
         is_leader_(lane == 0),
         policy_(ptx::EvictFirst()) {}
 
-  __device__ void LoadRecord(const std::byte* record, uint32_t bytes) {
-    const uint32_t slot = loaded_++ % kRingSlots;
-    if (is_leader_)
-      ptx::BulkLoad(memory_.slots + slot * slot_bytes_, record, bytes, &memory_.barriers[slot],
-                    policy_);
+  // Nothing is under way: records have `bytes` from now on.
+  __device__ void Begin(uint32_t bytes) {
+    record_bytes_ = bytes;
+    load_ = 0;
+    take_ = 0;
+  }
+  __device__ void LoadRecord(const std::byte* record) {
+    Load(memory_.ring + load_ * slot_bytes_, record, record_bytes_, load_);
+    load_ = (load_ + 1) % kRingSlots;
   }
   __device__ const std::byte* WaitRecord() {
-    const uint32_t slot = taken_ % kRingSlots;
-    ptx::BarrierWait(&memory_.barriers[slot], taken_ / kRingSlots % 2);
-    ++taken_;
-    return memory_.slots + slot * slot_bytes_;
+    Wait(take_);
+    const std::byte* record = memory_.ring + take_ * slot_bytes_;
+    take_ = (take_ + 1) % kRingSlots;
+    return record;
   }
   __device__ void LoadHead(const DeviceHead* head) {
-    if (is_leader_)
-      ptx::BulkLoad(memory_.head, head, sizeof(DeviceHead), &memory_.barriers[kHeadBarrier],
-                    policy_);
+    Load(memory_.head, head, sizeof(DeviceHead), kHeadBarrier);
   }
-  __device__ void WaitHead() { ptx::BarrierWait(&memory_.barriers[kHeadBarrier], heads_++ % 2); }
+  __device__ void WaitHead() { Wait(kHeadBarrier); }
   __device__ void LoadKeyTable(const std::byte* part) {
-    if (is_leader_)
-      ptx::BulkLoad(memory_.k_table, part, TableBytes(kHeadDim),
-                    &memory_.barriers[kKeyTableBarrier], policy_);
+    Load(memory_.k_table, part, TableBytes(kHeadDim), kKeyTableBarrier);
   }
-  __device__ void WaitKeyTable() {
-    ptx::BarrierWait(&memory_.barriers[kKeyTableBarrier], k_tables_++ % 2);
-  }
+  __device__ void WaitKeyTable() { Wait(kKeyTableBarrier); }
   __device__ void LoadValueTable(const std::byte* part) {
-    if (is_leader_)
-      ptx::BulkLoad(memory_.v_table, part + TableBytes(kHeadDim), TableBytes(kHeadDim),
-                    &memory_.barriers[kValueTableBarrier], policy_);
+    Load(memory_.v_table, part + TableBytes(kHeadDim), TableBytes(kHeadDim), kValueTableBarrier);
   }
-  __device__ void WaitValueTable() {
-    ptx::BarrierWait(&memory_.barriers[kValueTableBarrier], v_tables_++ % 2);
-  }
+  __device__ void WaitValueTable() { Wait(kValueTableBarrier); }
 
  private:
+  __device__ void Load(void* to, const void* from, uint32_t bytes, uint32_t barrier) {
+    if (is_leader_) ptx::BulkLoad(to, from, bytes, &memory_.barriers[barrier], policy_);
+  }
+  __device__ void Wait(uint32_t barrier) {
+    ptx::BarrierWait(&memory_.barriers[barrier], phases_ >> barrier & 1u);
+    phases_ ^= 1u << barrier;
+  }
+
   const WarpMemory<kHeadDim>& memory_;
   const uint32_t slot_bytes_;
   const bool is_leader_;
   const uint64_t policy_;
-  uint32_t loaded_ = 0;
-  uint32_t taken_ = 0;
-  uint32_t heads_ = 0;
-  uint32_t k_tables_ = 0;
-  uint32_t v_tables_ = 0;
+  uint32_t record_bytes_ = 0;
+  uint32_t load_ = 0;  // slot of the next copy
+  uint32_t take_ = 0;  // slot of the next record to use
+  uint32_t phases_ = 0;
 };
 
 // What addresses and dispatch need of a DeviceHead, in registers.
@@ -117,6 +118,12 @@ struct HeadNumbers {
         v_widths(head.v_widths),
         k_pattern(head.k_pattern),
         v_pattern(head.v_pattern) {}
+
+  __device__ uint32_t KeyPlanesBytes() const {
+    // Sum of the nibbles.
+    const uint32_t pairs = (k_widths & 0x0F0F0F0Fu) + (k_widths >> 4 & 0x0F0F0F0Fu);
+    return 256 * (pairs * 0x01010101u >> 24);
+  }
 };
 
 // Walks over the blocks of a list of runs.
@@ -126,41 +133,49 @@ struct BlockWalk {
   const HeadNumbers* head;
   uint32_t kv_head;
   uint32_t header_bytes;
-  PlanesRun run;
-  uint32_t index;  // of `run`
-  uint32_t block;  // next one, from the segment's beginning
   uint32_t left;   // blocks of the whole range from here on
+  uint32_t index;  // of the run
+  // Of the run:
+  const std::byte* part;
+  uint32_t position;  // of the segment's token 0
+  uint32_t first;     // its visible tokens are first .. end - 1
+  uint32_t end;
+  uint32_t block;      // next one, from the segment's beginning
+  uint32_t block_end;  // one past the last that the range has of it
 
   __device__ void Begin(uint32_t at_index, uint32_t unit, uint32_t units) {
     index = at_index;
-    run = runs[index];
-    block = run.first_block + unit - run.unit_begin;
     left = units;
-  }
-  __device__ uint32_t run_end() const {
-    return (run.first + run.count + kBlockTokens - 1) / kBlockTokens;
-  }
-  __device__ uint32_t blocks_in_run() const { return min(run_end() - block, left); }
-  __device__ const std::byte* part() const {
-    return run.segment + PlanesPartOffset(header_bytes, kHeadDim, static_cast<int>(kv_head),
-                                          head->record_bytes_before, run.blocks);
+    Enter(unit - runs[index].unit_begin);
   }
   __device__ const std::byte* record() const {
-    return part() + 2 * TableBytes(kHeadDim) + block * head->record_bytes;
+    return part + 2 * TableBytes(kHeadDim) + block * head->record_bytes;
   }
   __device__ void NextRun() {
-    left -= blocks_in_run();
+    left -= block_end - block;
     if (left == 0) return;
-    run = runs[++index];
-    block = run.first_block;
+    ++index;
+    Enter(0);
   }
   // The next block; the next run where this one ends.
   __device__ void NextBlock() {
     --left;
-    if (++block == run_end() && left > 0) {
-      run = runs[++index];
-      block = run.first_block;
+    if (++block == block_end && left > 0) {
+      ++index;
+      Enter(0);
     }
+  }
+
+ private:
+  __device__ void Enter(uint32_t skipped_blocks) {
+    const PlanesRun run = runs[index];
+    part = run.segment + PlanesPartOffset(header_bytes, kHeadDim, static_cast<int>(kv_head),
+                                          head->record_bytes_before, run.blocks);
+    position = run.position;
+    first = run.first;
+    end = run.first + run.count;
+    block = run.first_block + skipped_blocks;
+    block_end = min((end + kBlockTokens - 1) / kBlockTokens, block + left);
   }
 };
 
@@ -235,7 +250,13 @@ class RangeAttention {
   __device__ RangeAttention(const HeadNumbers& head, const uint8_t* k_order,
                             const RowLimits& limits, float soft_cap, const float* q,
                             const SharedState<kHeadDim>& state, int lane)
-      : head_(head), k_order_(k_order), soft_cap_(soft_cap), q_(q), state_(state), lane_(lane) {
+      : head_(head),
+        k_order_(k_order),
+        key_planes_bytes_(head.KeyPlanesBytes()),
+        soft_cap_(soft_cap),
+        q_(q),
+        state_(state),
+        lane_(lane) {
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
       const int row = 4 * n + lane % 4;
@@ -263,7 +284,7 @@ class RangeAttention {
     if (masked) Mask(position, first, end, y);
     BlockWeights<kTiles> weights;
     Weigh(codes, y, weights);
-    ValueProducts<kHeadDim, kTiles>(head_.v_pattern, planes + KeyPlanesBytes(), lane_, weights,
+    ValueProducts<kHeadDim, kTiles>(head_.v_pattern, planes + key_planes_bytes_, lane_, weights,
                                     value_sums_);
   }
 
@@ -324,34 +345,18 @@ class RangeAttention {
     }
   }
 
-  __device__ uint32_t KeyPlanesBytes() const {
-    // Sum of the nibbles.
-    uint32_t widths = (head_.k_widths & 0x0F0F0F0Fu) + (head_.k_widths >> 4 & 0x0F0F0F0Fu);
-    widths = widths * 0x01010101u >> 24;
-    return 256 * widths;
-  }
-
   // Logits to base 2, over the multiplier, of tokens 16 x + 8 s + g, at 2 x + s.
   __device__ __forceinline__ void Logits(const uint4& codes, const std::byte* planes,
                                          float (&y)[kTiles][8]) const {
     int32_t scores[kTiles][4][4];
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-      for (int x = 0; x < 4; ++x) {
-        scores[n][x][0] = 0;
-        scores[n][x][1] = -queries_.half[n];
-        scores[n][x][2] = 0;
-        scores[n][x][3] = -16 * queries_.half[n];
-      }
-    }
     KeyProducts<kHeadDim, kTiles>(head_.k_pattern, planes, lane_, queries_.operand, scores);
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int s = i % 2;
-        const int32_t score = 256 * scores[n][i / 2][2 * s] + scores[n][i / 2][2 * s + 1];
+        const int32_t score = 256 * scores[n][i / 2][2 * s] + scores[n][i / 2][2 * s + 1] -
+                              (s == 0 ? 1 : 16) * queries_.half[n];
         const uint32_t code = __byte_perm(i < 4 ? codes.x : codes.y, 0, 0x4440 + i % 4);
         const float scale =
             __uint_as_float((code << 20) + ((s == 0 ? 96u : 92u) << 23) + queries_.unit_bits[n]);
@@ -438,6 +443,7 @@ class RangeAttention {
 
   const HeadNumbers& head_;
   const uint8_t* const k_order_;
+  const uint32_t key_planes_bytes_;
   const float soft_cap_;
   const float* const q_;
   const SharedState<kHeadDim> state_;
@@ -467,17 +473,18 @@ __device__ __forceinline__ void AttendRange(
   const HeadNumbers head(cell.heads[kv_head]);
   const uint32_t run =
       RunAt(cell.planes, cell.planes_runs, unit_begin, unit_begin / kRunBlocks, lane);
-  BlockWalk<kHeadDim> walk{cell.planes, &head, kv_head, header_bytes, {}, 0, 0, 0};
+  BlockWalk<kHeadDim> walk{cell.planes, &head, kv_head, header_bytes};
   walk.Begin(run, unit_begin, unit_end - unit_begin);
   BlockWalk<kHeadDim> ahead = walk;
   const auto load_record = [&] {
     if (ahead.left == 0) return;
-    ring.LoadRecord(ahead.record(), head.record_bytes);
+    ring.LoadRecord(ahead.record());
     ahead.NextBlock();
   };
-  ring.LoadKeyTable(walk.part());
+  ring.Begin(head.record_bytes);
+  ring.LoadKeyTable(walk.part);
   load_record();
-  ring.LoadValueTable(walk.part());
+  ring.LoadValueTable(walk.part);
   for (int slot = 1; slot < kRingSlots; ++slot) load_record();
   prepare();
   ring.WaitHead();
@@ -488,25 +495,25 @@ __device__ __forceinline__ void AttendRange(
     ring.WaitKeyTable();
     attention.BeginSegment(memory.k_table);
     __syncwarp();
-    const uint32_t blocks = walk.blocks_in_run();
     BlockWalk<kHeadDim> next = walk;
     next.NextRun();
-    if (next.left > 0) ring.LoadKeyTable(next.part());
-    for (uint32_t i = 0; i < blocks; ++i) {
-      const int token = static_cast<int>(walk.block + i) * kBlockTokens;
-      const uint32_t position = walk.run.position + token;
-      const int first = walk.run.first - token;
-      const int end = walk.run.first + walk.run.count - token;
-      const bool masked = first > 0 || end < kBlockTokens || position < limits.begin_all ||
-                          position + kBlockTokens > limits.end_all;
-      attention.AddBlock(ring.WaitRecord(), masked, position, first, end);
+    if (next.left > 0) ring.LoadKeyTable(next.part);
+    // Blocks that all rows see as a whole, by position.
+    const uint32_t clear_begin = max(walk.position + walk.first, limits.begin_all);
+    const uint32_t clear_end = min(walk.position + walk.end, limits.end_all);
+    for (uint32_t block = walk.block; block < walk.block_end; ++block) {
+      const uint32_t position = walk.position + block * kBlockTokens;
+      const bool masked = position < clear_begin || position + kBlockTokens > clear_end;
+      const int token = static_cast<int>(block) * kBlockTokens;
+      attention.AddBlock(ring.WaitRecord(), masked, position, static_cast<int>(walk.first) - token,
+                         static_cast<int>(walk.end) - token);
       __syncwarp();
       load_record();
     }
     ring.WaitValueTable();
     attention.EndSegment(memory.v_table);
     __syncwarp();
-    if (next.left > 0) ring.LoadValueTable(next.part());
+    if (next.left > 0) ring.LoadValueTable(next.part);
     walk = next;
   }
   attention.End();

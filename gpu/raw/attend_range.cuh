@@ -28,9 +28,15 @@ class RangeAttention {
  public:
   static constexpr int kChannels = kHeadDim / 32;  // of a lane
 
-  __device__ RangeAttention(const RowLimits& limits, float soft_cap, const float* q, float* weights,
-                            int lane)
-      : limits_(limits), soft_cap_(soft_cap), q_(q), weights_(weights), lane_(lane) {
+  // `is_bf16`: of two-byte values.
+  __device__ RangeAttention(const RowLimits& limits, bool is_bf16, float soft_cap, const float* q,
+                            float* weights, int lane)
+      : limits_(limits),
+        is_bf16_(is_bf16),
+        soft_cap_(soft_cap),
+        q_(q),
+        weights_(weights),
+        lane_(lane) {
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       reference_[row] = kNoReference;
@@ -42,16 +48,16 @@ class RangeAttention {
 
   // `count` tokens; the first has position `position`. All loads are under way before the first
   // value is used.
-  template <DType kDType>
+  template <int kBytes>
   __device__ __forceinline__ void AddChunk(const std::byte* k, const std::byte* v, int count,
                                            uint32_t position) {
     const int token = lane_ % 16;
-    KeyHalf<kDType> keys;
-    ChunkValues<kDType> values;
-    keys.Load(k + RowBytes(kDType) * min(token, count - 1) + RowBytes(kDType) / 2 * (lane_ / 16));
+    KeyHalf<kBytes> keys;
+    ChunkValues<kBytes> values;
+    keys.Load(k + kHeadDim * kBytes * min(token, count - 1) + kHeadDim * kBytes / 2 * (lane_ / 16));
     values.Load(v, count, lane_);
     float y[kRows];
-    Scores<kDType>(keys, y);
+    Scores<kBytes>(keys, y);
     const uint32_t at = position + token;
     const bool all_see = position >= limits_.begin_all && position + count <= limits_.end_all;
     if (soft_cap_ > 0) {
@@ -73,12 +79,12 @@ class RangeAttention {
       }
     }
     __syncwarp();
-    AddValues<kDType>(values);
+    AddValues<kBytes>(values);
     __syncwarp();
   }
 
   // Adds all that was seen to `state`. Channel c of the values is place place_of[c], or c.
-  template <DType kDType>
+  template <int kBytes>
   __device__ void End(const SharedState<kHeadDim>& state, const uint8_t* place_of) {
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
@@ -90,7 +96,7 @@ class RangeAttention {
       const float new_factor = ptx::Exp2(reference_[row] - reference);
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
-        const int channel = ChannelOf<kDType>(c);
+        const int channel = ChannelOf<kBytes>(c);
         float& output = state.output(row, place_of != nullptr ? place_of[channel] : channel);
         output = output * old_factor + output_[row][c] * new_factor;
       }
@@ -104,19 +110,16 @@ class RangeAttention {
   }
 
  private:
-  static __device__ constexpr int RowBytes(DType dtype) {
-    return kHeadDim * (dtype == DType::kFp32 ? 4 : 2);
-  }
   // Channel of the lane's value c: a warp's words lie side by side, with one value or two each.
-  template <DType kDType>
+  template <int kBytes>
   __device__ int ChannelOf(int c) const {
-    return kDType == DType::kFp32 ? 32 * c + lane_ : 64 * (c / 2) + 2 * lane_ + c % 2;
+    return kBytes == 4 ? 32 * c + lane_ : 64 * (c / 2) + 2 * lane_ + c % 2;
   }
 
   // Half a row of K.
-  template <DType kDType>
+  template <int kBytes>
   struct KeyHalf {
-    static constexpr int kWords = kHeadDim * static_cast<int>(DTypeBytes(kDType)) / 32;
+    static constexpr int kWords = kHeadDim * kBytes / 32;
     uint4 words[kWords];
     __device__ __forceinline__ void Load(const std::byte* from) {
 #pragma unroll
@@ -124,9 +127,9 @@ class RangeAttention {
     }
   };
   // The lane's channels of V, all tokens; zeros past the last. A warp's words lie side by side.
-  template <DType kDType>
+  template <int kBytes>
   struct ChunkValues {
-    static constexpr int kWords = kChannels * static_cast<int>(DTypeBytes(kDType)) / 4;
+    static constexpr int kWords = kChannels * kBytes / 4;
     uint32_t words[kExactChunkTokens][kWords];
     __device__ __forceinline__ void Load(const std::byte* v, int count, int lane) {
 #pragma unroll
@@ -136,25 +139,25 @@ class RangeAttention {
           words[token][i] = 0;
           if (token < count)
             words[token][i] =
-                reinterpret_cast<const uint32_t*>(v + RowBytes(kDType) * token)[32 * i + lane];
+                reinterpret_cast<const uint32_t*>(v + kHeadDim * kBytes * token)[32 * i + lane];
         }
       }
     }
   };
 
   // q.k of the lane's token, in both of its lanes.
-  template <DType kDType>
-  __device__ __forceinline__ void Scores(const KeyHalf<kDType>& keys, float (&y)[kRows]) const {
+  template <int kBytes>
+  __device__ __forceinline__ void Scores(const KeyHalf<kBytes>& keys, float (&y)[kRows]) const {
     const float* const q = q_ + lane_ / 16 * (kHeadDim / 2);
-    constexpr int kValues = 16 / static_cast<int>(DTypeBytes(kDType));  // of a word
+    constexpr int kValues = 16 / kBytes;  // of a word
 #pragma unroll
     for (int row = 0; row < kRows; ++row) y[row] = 0;
 #pragma unroll
-    for (int i = 0; i < KeyHalf<kDType>::kWords; ++i) {
+    for (int i = 0; i < KeyHalf<kBytes>::kWords; ++i) {
       float key[kValues];
       const uint32_t bits[4] = {keys.words[i].x, keys.words[i].y, keys.words[i].z, keys.words[i].w};
 #pragma unroll
-      for (int j = 0; j < 4; ++j) Unpack<kDType>(bits[j], key + j * kValues / 4);
+      for (int j = 0; j < 4; ++j) Unpack<kBytes>(bits[j], key + j * kValues / 4);
 #pragma unroll
       for (int row = 0; row < kRows; ++row) {
 #pragma unroll
@@ -192,15 +195,15 @@ class RangeAttention {
     }
   }
 
-  template <DType kDType>
-  __device__ __forceinline__ void AddValues(const ChunkValues<kDType>& values) {
-    constexpr int kWords = ChunkValues<kDType>::kWords;
+  template <int kBytes>
+  __device__ __forceinline__ void AddValues(const ChunkValues<kBytes>& values) {
+    constexpr int kWords = ChunkValues<kBytes>::kWords;
 #pragma unroll
     for (int token = 0; token < kExactChunkTokens; ++token) {
       float value[kChannels];
 #pragma unroll
       for (int i = 0; i < kWords; ++i)
-        Unpack<kDType>(values.words[token][i], value + i * kChannels / kWords);
+        Unpack<kBytes>(values.words[token][i], value + i * kChannels / kWords);
 #pragma unroll
       for (int row = 0; row < kRows; row += 4) {
         const float4 p = *reinterpret_cast<const float4*>(weights_ + token * kRows + row);
@@ -216,21 +219,19 @@ class RangeAttention {
   }
 
   // One value of fp32 or two of the others.
-  template <DType kDType>
-  static __device__ __forceinline__ void Unpack(uint32_t bits, float* values) {
-    if constexpr (kDType == DType::kFp32) {
+  template <int kBytes>
+  __device__ __forceinline__ void Unpack(uint32_t bits, float* values) const {
+    if constexpr (kBytes == 4) {
       values[0] = __uint_as_float(bits);
-    } else if constexpr (kDType == DType::kBf16) {
-      values[0] = __uint_as_float(bits << 16);
-      values[1] = __uint_as_float(bits & 0xFFFF0000u);
     } else {
-      const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&bits));
+      const float2 both = UnpackTwo(bits, is_bf16_);
       values[0] = both.x;
       values[1] = both.y;
     }
   }
 
   const RowLimits& limits_;
+  const bool is_bf16_;
   const float soft_cap_;
   const float* const q_;
   float* const weights_;
@@ -240,22 +241,25 @@ class RangeAttention {
   float output_[kRows][kChannels];
 };
 
-// Units [unit_begin, unit_end) of the cell's exact list, added to `state`.
-template <int kHeadDim, int kRows, DType kDType>
-__device__ void AttendRangeOf(const AttendCell& cell, uint32_t kv_head, uint32_t unit_begin,
-                              uint32_t unit_end, const RowLimits& limits, float soft_cap,
-                              const WarpMemory<kHeadDim>& memory,
-                              const SharedState<kHeadDim>& state, int lane) {
-  const size_t row_bytes = kHeadDim * DTypeBytes(kDType);
-  RangeAttention<kHeadDim, kRows> attention(limits, soft_cap, memory.q, memory.weights, lane);
+// Units [unit_begin, unit_end) of the cell's exact list, added to `state`. Not inlined: a part of
+// the kernel that most warps never come to.
+template <int kHeadDim, int kRows, int kBytes>
+__device__ __noinline__ void AttendRangeOf(const AttendCell& cell, uint32_t kv_head, bool is_bf16,
+                                           uint32_t unit_begin, uint32_t unit_end,
+                                           const RowLimits& limits, float soft_cap,
+                                           const WarpMemory<kHeadDim>& memory,
+                                           const SharedState<kHeadDim>& state, int lane) {
+  constexpr size_t kRowBytes = kHeadDim * kBytes;
+  RangeAttention<kHeadDim, kRows> attention(limits, is_bf16, soft_cap, memory.q, memory.weights,
+                                            lane);
   uint32_t index = RunAt(cell.exact, cell.exact_runs, unit_begin, unit_begin / kRunChunks, lane);
   for (uint32_t unit = unit_begin; unit < unit_end; ++index) {
     const ExactRun run = cell.exact[index];
-    const std::byte* const k = run.rows + run.head_stride_bytes * kv_head + run.first * row_bytes;
-    const std::byte* const v = k + run.capacity * row_bytes;
+    const std::byte* const k = run.rows + run.head_stride_bytes * kv_head + run.first * kRowBytes;
+    const std::byte* const v = k + run.capacity * kRowBytes;
     int token = static_cast<int>(unit - run.unit_begin) * kExactChunkTokens;
     for (; token < run.count && unit < unit_end; token += kExactChunkTokens, ++unit) {
-      attention.template AddChunk<kDType>(k + token * row_bytes, v + token * row_bytes,
+      attention.template AddChunk<kBytes>(k + token * kRowBytes, v + token * kRowBytes,
                                           min(kExactChunkTokens, run.count - token),
                                           run.position + token);
     }
@@ -268,24 +272,21 @@ __device__ void AttendRangeOf(const AttendCell& cell, uint32_t kv_head, uint32_t
     place_of = memory.place_of;
   }
   __syncwarp();
-  attention.template End<kDType>(state, place_of);
+  attention.template End<kBytes>(state, place_of);
 }
 
 template <int kHeadDim, int kRows>
-__device__ void AttendRange(const AttendCell& cell, uint32_t kv_head, DType dtype,
-                            uint32_t unit_begin, uint32_t unit_end, const RowLimits& limits,
-                            float soft_cap, const WarpMemory<kHeadDim>& memory,
-                            const SharedState<kHeadDim>& state, int lane) {
-  switch (dtype) {
-    case DType::kBf16:
-      return AttendRangeOf<kHeadDim, kRows, DType::kBf16>(cell, kv_head, unit_begin, unit_end,
-                                                          limits, soft_cap, memory, state, lane);
-    case DType::kFp16:
-      return AttendRangeOf<kHeadDim, kRows, DType::kFp16>(cell, kv_head, unit_begin, unit_end,
-                                                          limits, soft_cap, memory, state, lane);
-    case DType::kFp32:
-      return AttendRangeOf<kHeadDim, kRows, DType::kFp32>(cell, kv_head, unit_begin, unit_end,
-                                                          limits, soft_cap, memory, state, lane);
+__device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_head, DType dtype,
+                                            uint32_t unit_begin, uint32_t unit_end,
+                                            const RowLimits& limits, float soft_cap,
+                                            const WarpMemory<kHeadDim>& memory,
+                                            const SharedState<kHeadDim>& state, int lane) {
+  if (dtype == DType::kFp32) {
+    AttendRangeOf<kHeadDim, kRows, 4>(cell, kv_head, false, unit_begin, unit_end, limits, soft_cap,
+                                      memory, state, lane);
+  } else {
+    AttendRangeOf<kHeadDim, kRows, 2>(cell, kv_head, dtype == DType::kBf16, unit_begin, unit_end,
+                                      limits, soft_cap, memory, state, lane);
   }
 }
 
