@@ -78,7 +78,8 @@ class Backend {
   // OK, or INTERNAL with the failure that ended the device's use. Any thread.
   virtual absl::Status health() const { return absl::OkStatus(); }
 
-  // What the device has for sessions: what a budget in per cent is a part of. Any thread.
+  // What the device has for sessions, those that it holds included: what a budget in per cent is a
+  // part of. Any thread.
   virtual uint64_t memory_bytes() const = 0;
   // How many bytes extents may take; without limit until it is called first. Any thread.
   virtual void SetBudget(uint64_t /*budget_bytes*/) {}

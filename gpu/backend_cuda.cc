@@ -118,7 +118,8 @@ class CudaBackend final : public Backend {
     size_t free = 0;
     size_t total = 0;
     if (cudaSetDevice(device_.index) != cudaSuccess) return 0;
-    return cudaMemGetInfo(&free, &total) == cudaSuccess ? free : 0;
+    if (cudaMemGetInfo(&free, &total) != cudaSuccess) return 0;
+    return free + slabs_.usage().slab_bytes;
   }
   void SetBudget(uint64_t budget_bytes) override { slabs_.SetBudget(budget_bytes); }
   SlabUsage slab_usage() const override { return slabs_.usage(); }

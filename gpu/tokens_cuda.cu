@@ -38,16 +38,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    GatherKernel(Rows rows, const uint4* __restrict__ extent, uint4* __restrict__ k,
-                 uint4* __restrict__ v) {
-  const uint32_t half = rows.row_words * rows.kv_heads * rows.count;
-  const uint32_t step = gridDim.x * kThreads;
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < 2 * half; i += step) {
-    (i < half ? k[i] : v[i - half]) = extent[ExtentWord(rows, i)];
-  }
-}
-
 Rows RowsOf(const LayerShape& shape, DType dtype, int count, int capacity, int first_slot) {
   return {static_cast<uint32_t>(static_cast<size_t>(shape.head_dim) * DTypeBytes(dtype) / 16),
           static_cast<uint32_t>(shape.kv_heads), static_cast<uint32_t>(count),
@@ -70,16 +60,6 @@ cudaError_t ScatterTokens(const LayerShape& shape, DType dtype, const std::byte*
   ScatterKernel<<<Blocks(rows), kThreads, 0, stream>>>(rows, reinterpret_cast<const uint4*>(k),
                                                        reinterpret_cast<const uint4*>(v),
                                                        reinterpret_cast<uint4*>(extent));
-  return cudaGetLastError();
-}
-
-cudaError_t GatherTokens(const LayerShape& shape, DType dtype, const std::byte* extent,
-                         int capacity, int first, int count, std::byte* k, std::byte* v,
-                         cudaStream_t stream) {
-  const Rows rows = RowsOf(shape, dtype, count, capacity, first);
-  GatherKernel<<<Blocks(rows), kThreads, 0, stream>>>(rows, reinterpret_cast<const uint4*>(extent),
-                                                      reinterpret_cast<uint4*>(k),
-                                                      reinterpret_cast<uint4*>(v));
   return cudaGetLastError();
 }
 

@@ -17,12 +17,6 @@ cudaError_t ScatterTokens(const LayerShape& shape, DType dtype, const std::byte*
                           const std::byte* v, int count, std::byte* extent, int capacity,
                           int first_slot, cudaStream_t stream);
 
-// Queues on `stream` the way back: slots [first, first + count) of an exact extent to `k` and `v`
-// as above, unconverted.
-cudaError_t GatherTokens(const LayerShape& shape, DType dtype, const std::byte* extent,
-                         int capacity, int first, int count, std::byte* k, std::byte* v,
-                         cudaStream_t stream);
-
 }  // namespace kvdepot
 
 #endif  // KVDEPOT_GPU_TOKENS_CUDA_H_
