@@ -5,7 +5,22 @@ namespace kvdepot {
 namespace {
 
 INSTANTIATE_TEST_SUITE_P(Cpu, BackendContractTest,
-                         ::testing::Values(+[] { return MakeCpuBackend(2); }));
+                         ::testing::Values(BackendUnderTest{+[] { return MakeCpuBackend(2); }, 3e-4,
+                                                            1e-3}));
+
+// Batches do not change how the CPU splits an item.
+TEST(BackendCpuTest, RaggedBatchEqualsItsItemsOneByOneBitForBit) {
+  const auto backend = MakeCpuBackend(2);
+  const RaggedBatch batch(*backend);
+  const std::vector<AttendOutcome> together = batch.Attend(*backend);
+  for (size_t i = 0; i < batch.size(); ++i) {
+    AttendOutcome alone;
+    const AttendItem single = batch.Item(i, alone);
+    ASSERT_TRUE(backend->Attend({&single, 1}).ok());
+    EXPECT_EQ(alone.output, together[i].output) << i;
+    EXPECT_EQ(alone.log_sum_exp, together[i].log_sum_exp) << i;
+  }
+}
 
 // The kernels' own differences between instruction sets, on one batch.
 TEST(BackendCpuTest, EveryVectorTargetKeepsTheErrorBound) {

@@ -9,7 +9,8 @@
 namespace kvdepot {
 namespace {
 
-INSTANTIATE_TEST_SUITE_P(Cuda, BackendContractTest, ::testing::Values(MakeCudaBackendForTests));
+INSTANTIATE_TEST_SUITE_P(Cuda, BackendContractTest,
+                         ::testing::Values(BackendUnderTest{MakeCudaBackendForTests, 5e-4, 2e-3}));
 
 class BackendCudaTest : public ::testing::Test {
  protected:
