@@ -61,13 +61,17 @@ __device__ __forceinline__ void WaitForStart() {
 
 // Returns when the bytes that `barrier` expects are there, and visible.
 __device__ __forceinline__ void WaitFor(uint64_t* barrier) {
+  // A thread sleeps until the barrier is passed, for so many nanoseconds at most; without them it
+  // would ask again so often that it took issue slots from working warps.
+  constexpr uint32_t kSleepMax = 10'000'000;
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
       "RECEIVE:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0, %1;\n"
       "@!done bra RECEIVE;\n"
-      "}\n" ::"r"(SharedAddress(barrier))
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(kSleepMax)
       : "memory");
 }
 

@@ -80,6 +80,23 @@ __device__ void Prepare(typename DecodeStep<kHeadDim>::Shared& shared, const Dec
   }
 }
 
+// The low (half 0) or high (1) nibbles of a word as the floats 1 + nibble / 16.
+class OneAndCodes {
+ public:
+  __device__ OneAndCodes() {}
+  // Each byte becomes what a float has below its first byte, 0x3F: the exponent's last bit and the
+  // code.
+  __device__ __forceinline__ OneAndCodes(uint32_t word, int half)
+      : bytes_(((half == 0 ? word << 3 : word >> 1) & 0x78787878u) | 0x80808080u) {}
+  __device__ __forceinline__ float of_byte(int byte) const {
+    return FloatFromBits(
+        __byte_perm(bytes_, 0x00003F00u, 0x5044u | static_cast<uint32_t>(byte) << 8));
+  }
+
+ private:
+  uint32_t bytes_;
+};
+
 // What a thread brings from a step's records: its lane's words of its warp's group and block, and
 // one token's scale.
 struct StepRecords {
@@ -168,23 +185,20 @@ __device__ void DecodeRunBlocks(const DecodeBatch& batch, const DecodeRun& job, 
     std::byte* to =
         output + (static_cast<int64_t>(job.target) + token) * static_cast<int64_t>(token_bytes);
 #pragma unroll
-    for (int byte = 0; byte < 4; ++byte) {
+    for (int half = 0; half < 2; ++half) {
+      OneAndCodes codes[8];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
+      for (int c = 0; c < 8; ++c) codes[c] = OneAndCodes(code[c], half);
+#pragma unroll
+      for (int byte = 0; byte < 4; ++byte) {
         const int offset = TokenOfNibble(kIsKey, byte, half);
-        // Blocks past the end lie past the run, too.
-        if (static_cast<uint32_t>(token + offset) >= static_cast<uint32_t>(job.run.count)) continue;
         float values[8];
 #pragma unroll
-        for (int c = 0; c < 8; ++c) {
-          constexpr int kMantissaTop = 19;
-          const int at = 8 * byte + 4 * half;
-          const uint32_t moved =
-              at <= kMantissaTop ? code[c] << (kMantissaTop - at) : code[c] >> (at - kMantissaTop);
-          values[c] = channels[c].Value(FloatFromBits(0x3F800000u | (moved & 0x00780000u)),
-                                        token_scale[offset]);
-        }
-        StoreOctet<kTo>(to + static_cast<size_t>(offset) * token_bytes, octet, values);
+        for (int c = 0; c < 8; ++c)
+          values[c] = channels[c].Value(codes[c].of_byte(byte), token_scale[offset]);
+        // Blocks past the end lie past the run, too.
+        if (static_cast<uint32_t>(token + offset) < static_cast<uint32_t>(job.run.count))
+          StoreOctet<kTo>(to + static_cast<size_t>(offset) * token_bytes, octet, values);
       }
     }
   }
