@@ -4,6 +4,8 @@
 #ifndef KVDEPOT_GPU_PLANES_DECODE_RUN_CUH_
 #define KVDEPOT_GPU_PLANES_DECODE_RUN_CUH_
 
+#include <type_traits>
+
 #include "gpu/decode_runs_cuda.h"
 #include "gpu/load_values.cuh"
 #include "gpu/planes/codec.h"
@@ -112,6 +114,9 @@ __device__ void DecodeRunBlocks(const DecodeBatch& batch, const DecodeRun& job, 
                                 typename DecodeStep<kHeadDim>::Shared& shared) {
   using S = DecodeStep<kHeadDim>;
   const DecodeSource source = SourceOf<kHeadDim, kIsKey>(batch, job, head);
+  const int run_first = job.run.first;
+  const int run_count = job.run.count;
+  const uint64_t run_target = job.target;
   const int thread = static_cast<int>(threadIdx.x);
 
   // Unpacking: a warp's group and block; a thread's token.
@@ -146,7 +151,8 @@ __device__ void DecodeRunBlocks(const DecodeBatch& batch, const DecodeRun& job, 
   const int row = thread / S::kOctets % kCodeRows;
   const int decode_block = thread / (S::kOctets * kCodeRows);
   const int row_token = TokenOfRow(kIsKey, row);
-  const size_t token_bytes = static_cast<size_t>(batch.kv_heads) * kHeadDim * DTypeBytes(kTo);
+  const uint32_t token_bytes =
+      static_cast<uint32_t>(batch.kv_heads) * static_cast<uint32_t>(kHeadDim * DTypeBytes(kTo));
   std::byte* const output =
       (kIsKey ? batch.k : batch.v) + static_cast<size_t>(head) * kHeadDim * DTypeBytes(kTo);
 
@@ -173,34 +179,48 @@ __device__ void DecodeRunBlocks(const DecodeBatch& batch, const DecodeRun& job, 
     // Two buffers: who is still decoding the last step's is not disturbed, and nobody is two steps
     // behind.
     __syncthreads();
-    records = load(step_block + S::kBlocks);
 
-    // Tokens of this thread's row, from the run's first on.
-    const int token = (step_block + decode_block) * kBlockTokens + row_token - job.run.first;
+    // Tokens from the run's first on: that of the block's first slot, which may lie before the run,
+    // and that of this thread's row.
+    const int block_token = (step_block + decode_block) * kBlockTokens - run_first;
+    const int token = block_token + row_token;
     const uint32_t* code_row = shared.codes[buffer][decode_block] + row * S::kRowWords;
     const uint4 low = reinterpret_cast<const uint4*>(code_row)[octet];
     const uint4 high = reinterpret_cast<const uint4*>(code_row + kHeadDim / 2)[octet];
     const uint32_t code[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
     const float* token_scale = shared.token_scale[buffer][decode_block] + row_token;
     std::byte* to =
-        output + (static_cast<int64_t>(job.target) + token) * static_cast<int64_t>(token_bytes);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
+        output + (static_cast<int64_t>(run_target) + token) * static_cast<int64_t>(token_bytes);
+    // Blocks past the end lie past the run, too.
+    const bool whole = block_token >= 0 && block_token + kBlockTokens <= run_count;
+    const auto store_tokens = [&](int half, auto checked) {
       OneAndCodes codes[8];
 #pragma unroll
       for (int c = 0; c < 8; ++c) codes[c] = OneAndCodes(code[c], half);
 #pragma unroll
       for (int byte = 0; byte < 4; ++byte) {
         const int offset = TokenOfNibble(kIsKey, byte, half);
+        if (checked && static_cast<uint32_t>(token + offset) >= static_cast<uint32_t>(run_count))
+          continue;
         float values[8];
 #pragma unroll
         for (int c = 0; c < 8; ++c)
           values[c] = channels[c].Value(codes[c].of_byte(byte), token_scale[offset]);
-        // Blocks past the end lie past the run, too.
-        if (static_cast<uint32_t>(token + offset) < static_cast<uint32_t>(job.run.count))
-          StoreOctet<kTo>(to + static_cast<size_t>(offset) * token_bytes, octet, values);
+        StoreOctet<kTo>(to + static_cast<uint64_t>(token_bytes) * static_cast<uint32_t>(offset),
+                        octet, values);
       }
-    }
+    };
+    const auto store_half = [&](int half) {
+      if (whole) {
+        store_tokens(half, std::false_type{});
+      } else {
+        store_tokens(half, std::true_type{});
+      }
+    };
+    store_half(0);
+    // The next step's loads fly during the rest of this one.
+    records = load(step_block + S::kBlocks);
+    store_half(1);
   }
 }
 
