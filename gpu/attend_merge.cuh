@@ -217,6 +217,7 @@ __device__ void MergeRows(const AttendParameters& p, const PlanGrid& grid, const
     __threadfence();
   }
   __syncthreads();
+#pragma unroll 1
   for (int i = 0; i < 2; ++i) {
     const uint32_t row = i == 0 ? begin.row : end.row;
     if (!shares[i] || merge.arrived_before[i] != plan.last_block[i] - plan.first_block[i]) continue;

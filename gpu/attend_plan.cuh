@@ -52,6 +52,7 @@ __device__ void FillPlanRows(const AttendParameters& p, const PlanRows& rows, Pl
   const uint32_t end = min(begin + each, p.row_count);
   uint32_t sum = 0;
   uint32_t largest = 0;
+#pragma unroll 1
   for (uint32_t row = begin; row < end; ++row) {
     const uint32_t head = p.Head(row);
     const AttendCell& cell = p.cells[p.kv_heads.Of(head)];
@@ -78,10 +79,13 @@ __device__ void FillPlanRows(const AttendParameters& p, const PlanRows& rows, Pl
   }
   __syncthreads();
   before -= sum;
+#pragma unroll 1
   for (uint32_t other = 0; other < warp; ++other) before += plan.warp_sums[other];
+#pragma unroll 1
   for (uint32_t row = begin; row < end; ++row) rows.begin[row] += before;
   if (threadIdx.x == blockDim.x - 1) {
     rows.begin[p.row_count] = before + sum;
+#pragma unroll 1
     for (uint32_t other = 0; other < warp; ++other)
       largest = max(largest, plan.warp_largest[other]);
     plan.largest_unit = largest;
@@ -104,15 +108,20 @@ __device__ inline uint32_t RowAt(const uint32_t* row_begin, uint32_t row_count, 
   return low;
 }
 
+// Where warp `warp` begins. Quotients need not be exact, as all threads compute them alike. Not
+// inlined, like what follows: code that runs once costs more to fetch than to execute.
 template <int kHeadDim>
-__device__ PlanCut CutOf(const AttendParameters& p, const PlanRows& rows, const PlanGrid& grid,
-                         uint32_t warp) {
+__device__ __noinline__ PlanCut CutOf(const AttendParameters& p, const PlanRows& rows,
+                                      const PlanGrid& grid, uint32_t warp) {
   if (warp >= grid.warps()) return {p.row_count, 0};
   if (warp == 0) return {0, 0};
   const uint32_t total = rows.begin[p.row_count];
-  const uint32_t offset = RangeBegin(total, grid, warp);
+  const float warps_per_cost =
+      __fdividef(static_cast<float>(grid.warps()), static_cast<float>(total));
+  const uint32_t offset =
+      static_cast<uint32_t>(static_cast<float>(total) *
+                            __fdividef(static_cast<float>(warp), static_cast<float>(grid.warps())));
   uint32_t row = RowAt(rows.begin, p.row_count, offset);
-  const float warps_per_cost = grid.warps() / static_cast<float>(total);
   float first = rows.begin[row] * warps_per_cost;
   float last = rows.begin[row + 1] * warps_per_cost;
   if (warp >= static_cast<uint32_t>(last + 0.5f) && row + 1 < p.row_count &&
@@ -134,8 +143,8 @@ __device__ PlanCut CutOf(const AttendParameters& p, const PlanRows& rows, const 
     const uint32_t first_warp = static_cast<uint32_t>(first + 0.5f);
     const uint32_t end_warp = static_cast<uint32_t>(last + 0.5f);
     if (warp <= first_warp) return {row, 0};
-    in_row = static_cast<uint32_t>(
-        cost * ((warp - first_warp) / static_cast<float>(end_warp - first_warp)));
+    in_row = static_cast<uint32_t>(cost * (__fdividef(static_cast<float>(warp - first_warp),
+                                                      static_cast<float>(end_warp - first_warp))));
   }
   const uint32_t unit = costs.NearestUnit(in_row);
   if (unit >= costs.units()) return {row + 1, 0};
@@ -144,11 +153,12 @@ __device__ PlanCut CutOf(const AttendParameters& p, const PlanRows& rows, const 
 
 // The block in whose range the first unit of `row` lies, or the last one.
 template <int kHeadDim>
-__device__ uint32_t BlockOf(const AttendParameters& p, const PlanRows& rows, const PlanGrid& grid,
-                            uint32_t row, bool last) {
+__device__ __noinline__ uint32_t BlockOf(const AttendParameters& p, const PlanRows& rows,
+                                         const PlanGrid& grid, uint32_t row, bool last) {
   const uint32_t offset = rows.begin[last ? row + 1 : row];
   const uint32_t near =
-      static_cast<uint32_t>(offset * (grid.ctas / static_cast<float>(rows.begin[p.row_count])));
+      static_cast<uint32_t>(offset * __fdividef(static_cast<float>(grid.ctas),
+                                                static_cast<float>(rows.begin[p.row_count])));
   // Cuts are rounded: the block is one of three.
   for (uint32_t block = min(near + 1, grid.ctas - 1);; --block) {
     if (block == 0) return 0;

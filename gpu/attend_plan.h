@@ -75,18 +75,10 @@ KVDEPOT_HOST_DEVICE inline PlanGrid GridFor(uint32_t total_cost, uint32_t larges
                                             uint32_t ctas, uint32_t warps_per_cta) {
   PlanGrid grid;
   // With a quarter to spare: ranges are rounded.
-  const uint64_t most =
-      largest_unit == 0 ? 1 : uint64_t{total_cost} * 4 / (uint64_t{largest_unit} * 5);
-  grid.ctas = most < 1 ? 1 : most < ctas ? static_cast<uint32_t>(most) : ctas;
+  const uint32_t most = largest_unit == 0 ? 1 : total_cost / largest_unit / 5 * 4;
+  grid.ctas = most < 1 ? 1 : most < ctas ? most : ctas;
   grid.warps_per_cta = warps_per_cta;
   return grid;
-}
-
-// Where warp `warp` begins on the line. Single precision is enough, as all compute it alike.
-KVDEPOT_HOST_DEVICE inline uint32_t RangeBegin(uint32_t total_cost, const PlanGrid& grid,
-                                               uint32_t warp) {
-  return static_cast<uint32_t>(static_cast<float>(total_cost) *
-                               (static_cast<float>(warp) / static_cast<float>(grid.warps())));
 }
 
 // A row of at least so many ranges has whole warps of its own: none pays for two rows, and rounding

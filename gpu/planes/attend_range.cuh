@@ -217,11 +217,11 @@ struct SegmentQueries {
       }
       // The largest becomes kQueryMax. Not below 2^-90, so that exponents stay in range.
       largest = fmaxf(MaxOverG(largest) * (1 / kQueryMax), 8.0779357e-28f);
-      const float per_unit = 1 / largest;
+      const float per_unit = __fdividef(1.0f, largest);
       const uint32_t exponent = __float_as_uint(largest) >> 23;
       unit_bits[n] = (exponent - 127u) << 23;
       multiplier[n] = __uint_as_float((__float_as_uint(largest) & 0x7FFFFFu) | 0x3F800000u);
-      centre[n] = SumOverG(dot) / multiplier[n];
+      centre[n] = __fdividef(SumOverG(dot), multiplier[n]);
 #pragma unroll
       for (int m = 0; m < kEntries / 2; ++m) {
         // 1.5 * 2^23 + 128: the low 16 bits are q' + 128, whose bytes are the high part of q' and,
@@ -345,7 +345,11 @@ class RangeAttention {
     }
   }
 
-  // Logits to base 2, over the multiplier, of tokens 16 x + 8 s + g, at 2 x + s.
+  __device__ __forceinline__ float UnitOf(int n) const {
+    return soft_cap_ > 0 ? 1.0f : queries_.multiplier[n];
+  }
+
+  // Logits to base 2, in units of UnitOf, of tokens 16 x + 8 s + g, at 2 x + s.
   __device__ __forceinline__ void Logits(const uint4& codes, const std::byte* planes,
                                          float (&y)[kTiles][8]) const {
     int32_t scores[kTiles][4][4];
@@ -367,8 +371,7 @@ class RangeAttention {
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i)
-          y[n][i] = Capped(y[n][i] * queries_.multiplier[n], soft_cap_) / queries_.multiplier[n];
+        for (int i = 0; i < 8; ++i) y[n][i] = Capped(y[n][i] * queries_.multiplier[n], soft_cap_);
       }
     }
   }
@@ -402,7 +405,7 @@ class RangeAttention {
       for (int i = 1; i < 8; ++i) largest = fmaxf(largest, y[n][i]);
       // kNoReference where nothing is visible.
       const float reference =
-          fmaxf(ceilf(MaxOverG(largest) * queries_.multiplier[n]) - kWeightLog2, kNoReference);
+          fmaxf(ceilf(MaxOverG(largest) * UnitOf(n)) - kWeightLog2, kNoReference);
       if (__any_sync(kLanesAll, reference - reference_[n] > kReferenceSpan))
         Raise(n, fmaxf(reference, reference_[n]));
       weights.factor[n] = ptx::Exp2(reference - reference_[n]);
@@ -411,7 +414,7 @@ class RangeAttention {
       uint32_t weight[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const float p = ptx::Exp2(fmaf(y[n][i], queries_.multiplier[n], -reference));
+        const float p = ptx::Exp2(fmaf(y[n][i], UnitOf(n), -reference));
         sum += p;
         weight[i] = __float_as_uint(fmaf(p, scale[i], kIntegerMagic));
         weight_sum += weight[i];
