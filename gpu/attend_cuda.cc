@@ -167,7 +167,7 @@ size_t QueryRowCount(const AttendItem& item) {
 
 // A launch's input and results in `input` and `results`; a first pass without buffers counts.
 struct Directory {
-  AttendBatch batch;
+  AttendLaunch batch;
   std::vector<std::pair<float*, float*>> results;  // output and log-sum-exp on the host, by item
 
   void Build(absl::Span<const AttendItem* const> items, TwinMemory& input, TwinMemory& output) {
@@ -284,7 +284,7 @@ absl::Status CudaAttention::Launch(absl::Span<const AttendItem* const> items) {
                       "sending queries");
   if (!status.ok()) return status;
 
-  AttendBatch batch = directory.batch;
+  AttendLaunch batch = directory.batch;
   batch.workspace = workspace_.data();
   for (uint32_t row = 0; row < directory.batch.row_count; row += kLaunchRowsMax) {
     batch.first_row = row;

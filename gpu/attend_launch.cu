@@ -11,7 +11,7 @@ constexpr size_t kStateFloatsMax = GlobalState<256, 8>::kFloats;
 constexpr size_t kPartsBytes = sizeof(float) * 2 * kLaunchBlocksMax * kStateFloatsMax;
 
 template <int kHeadDim, int kTiles>
-cudaError_t Launch(const AttendBatch& batch, int multiprocessors, cudaStream_t stream) {
+cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t stream) {
   AttendParameters p;
   p.cells = batch.cells;
   p.record_bytes = batch.record_bytes;
@@ -58,7 +58,7 @@ int AttendRowsPerTile(const LayerShape& shape, int query_tokens) {
 
 size_t AttendWorkspaceBytes() { return kPartsBytes + sizeof(uint32_t) * kLaunchRowsMax; }
 
-cudaError_t LaunchAttend(const AttendBatch& batch, int multiprocessors, cudaStream_t stream) {
+cudaError_t LaunchAttend(const AttendLaunch& batch, int multiprocessors, cudaStream_t stream) {
   const bool narrow = batch.rows_per_tile == 4;
   switch (batch.shape.head_dim) {
     case 64:

@@ -23,7 +23,7 @@ inline constexpr uint32_t kLaunchRowsMax = 1024;
 // Thread blocks of one launch, one a multiprocessor.
 inline constexpr uint32_t kLaunchBlocksMax = 160;
 
-struct AttendBatch {
+struct AttendLaunch {
   LayerShape shape;
   DType dtype = DType::kBf16;
   int rows_per_tile = 0;  // AttendRowsPerTile
@@ -47,7 +47,7 @@ int AttendRowsPerTile(const LayerShape& shape, int query_tokens);
 size_t AttendWorkspaceBytes();
 
 // Enqueues the launch. `multiprocessors`: of the current device.
-cudaError_t LaunchAttend(const AttendBatch& batch, int multiprocessors, cudaStream_t stream);
+cudaError_t LaunchAttend(const AttendLaunch& batch, int multiprocessors, cudaStream_t stream);
 
 }  // namespace kvdepot
 

@@ -2,6 +2,7 @@
 #include "server/services/kv_depot_service.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -55,7 +56,8 @@ TEST_F(ServiceTest, TellsWhatItIs) {
   Context context;
   ASSERT_TRUE(stub().GetServerInfo(context.get(), {}, &info).ok());
   EXPECT_EQ(info.version(), "0.1.0");
-  EXPECT_EQ(info.backend(), "cpu");
+  const char* const device = std::getenv("KVDEPOT_TEST_DEVICE");
+  EXPECT_EQ(info.backend(), device == nullptr || device == std::string("cpu") ? "cpu" : "cuda");
   EXPECT_EQ(info.tenant(), "default");
   EXPECT_EQ(info.budget_bytes(), 64u << 20);
   EXPECT_NE(info.epoch(), 0u);
