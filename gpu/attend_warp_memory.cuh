@@ -24,6 +24,8 @@ struct WarpMemory {
   std::byte* k_table;
   std::byte* v_table;
   DeviceHead* head;
+  uint2* operand;      // [group][tile][lane], see planes/attend_cuda.cuh
+  float4* sums;        // likewise
   float* q;            // [rows][kRowStride], by channel
   float* weights;      // [kExactChunkTokens][rows]
   uint8_t* place_of;   // [head_dim], of a channel of V
@@ -50,6 +52,10 @@ class WarpMemoryLayout {
     at += 2 * kTableBytes + sizeof(DeviceHead) + 2 * kStateBytes;
     memory.q = reinterpret_cast<float*>(at);
     at += kStateBytes;
+    memory.operand = reinterpret_cast<uint2*>(at);
+    at += kOperandBytes;
+    memory.sums = reinterpret_cast<float4*>(at);
+    at += 2 * kOperandBytes;
     memory.weights = reinterpret_cast<float*>(at);
     at += kWeightBytes;
     memory.place_of = reinterpret_cast<uint8_t*>(at);
@@ -66,10 +72,12 @@ class WarpMemoryLayout {
  private:
   static constexpr uint32_t kTableBytes = static_cast<uint32_t>(planes::TableBytes(kHeadDim));
   static constexpr uint32_t kStateBytes = kRows * kRowStride<kHeadDim> * 4;
+  static constexpr uint32_t kOperandBytes = kTiles * kHeadDim * sizeof(uint2);
   static constexpr uint32_t kWeightBytes = kExactChunkTokens * kRows * 4;
-  static constexpr uint32_t kFixedBytes = (2 * kTableBytes + sizeof(DeviceHead) + 3 * kStateBytes +
-                                           kWeightBytes + kHeadDim + 8 * kWarpBarriers + 127) /
-                                          128 * 128;
+  static constexpr uint32_t kFixedBytes =
+      (2 * kTableBytes + sizeof(DeviceHead) + 3 * kStateBytes + 3 * kOperandBytes + kWeightBytes +
+       kHeadDim + 8 * kWarpBarriers + 127) /
+      128 * 128;
 
   uint32_t ring_bytes_;
 };

@@ -94,46 +94,68 @@ __device__ __forceinline__ void LoadValueWords(const std::byte* tile, int lane,
   }
 }
 
-// q' . codes of all groups, or adds those of groups kGroup.. to scores[n][x]: tokens 16 x + g and
-// 16 x + 8 + g.
-template <int kHeadDim, int kTiles, int kPattern, int kGroup = 0>
-__device__ __forceinline__ void KeyProductsOf(const std::byte* group, int lane,
-                                              const uint32_t (&q)[kTiles][kHeadDim / 16],
-                                              int32_t (&scores)[kTiles][4][4]) {
-  constexpr Pattern pattern = KeyPattern(kHeadDim, kPattern);
-  if constexpr (kGroup < pattern.groups && pattern.width[kGroup % kGroupsMax] > 0) {
-    constexpr int kWidth = pattern.width[kGroup];
+// Numbers of groups by width, that of width w in byte w - 1. A head's widths never increase, so
+// these and the order of the widths say all.
+__device__ __forceinline__ uint32_t WidthCounts(uint32_t widths) {
+  uint32_t counts = 0;
+  for (; widths != 0; widths >>= 4) {
+    if ((widths & 15u) != 0) counts += 1u << (8 * ((widths & 15u) - 1));
+  }
+  return counts;
+}
+
+// The loops below run over groups, not over patterns: a few hundred instructions serve every head,
+// and warps that read different heads fetch the same ones. Hence operands and sums lie in shared
+// memory, [group][tile][lane], where a loop can index them; each lane sees its own alone.
+
+template <int kTiles, int kWidth>
+__device__ __forceinline__ void AddKeyGroups(uint32_t counts, int lane, const std::byte*& group,
+                                             const uint2*& q, int32_t (&scores)[kTiles][4][4]) {
+#pragma unroll 1
+  for (uint32_t count = counts >> (8 * (kWidth - 1)) & 255u; count > 0; --count) {
     uint32_t words[2][4];
     LoadKeyWords<kWidth>(group, lane, words);
+    uint2 b[kTiles];
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) b[n] = q[32 * n + lane];
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
       uint32_t a[4];
       Operand<kWidth>(words[0], x, a[0], a[1]);
       Operand<kWidth>(words[1], x, a[2], a[3]);
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        if constexpr (kGroup == 0) {
-          ptx::MmaSignedFirst(scores[n][x], a[0], a[1], a[2], a[3], q[n][0], q[n][1]);
-        } else {
-          ptx::MmaSigned(scores[n][x], a[0], a[1], a[2], a[3], q[n][2 * kGroup],
-                         q[n][2 * kGroup + 1]);
-        }
-      }
+      for (int n = 0; n < kTiles; ++n)
+        ptx::MmaSigned(scores[n][x], a[0], a[1], a[2], a[3], b[n].x, b[n].y);
     }
-    KeyProductsOf<kHeadDim, kTiles, kPattern, kGroup + 1>(group + GroupBytes(kWidth), lane, q,
-                                                          scores);
+    group += GroupBytes(kWidth);
+    q += 32 * kTiles;
   }
 }
 
-// Adds factor times weights . codes of groups kGroup.. to sums[n][i]: places 16 i + g and 16 i + 8
-// + g. A block's sum fits 32 bits: 64 tokens, weights below 61,441, codes of at most 240.
-template <int kHeadDim, int kTiles, int kPattern, int kGroup = 0>
-__device__ __forceinline__ void ValueProductsOf(const std::byte* group, int lane,
-                                                const BlockWeights<kTiles>& weights,
-                                                float (&sums)[kTiles][kHeadDim / 16][2]) {
-  constexpr Pattern pattern = ValuePattern(kHeadDim, kPattern);
-  if constexpr (kGroup < pattern.groups && pattern.width[kGroup % kGroupsMax] > 0) {
-    constexpr int kWidth = pattern.width[kGroup];
+// Adds q' . codes to scores[n][x]: tokens 16 x + g and 16 x + 8 + g.
+template <int kTiles>
+__device__ __forceinline__ void AddKeyProducts(uint32_t counts, int lane, const std::byte* planes,
+                                               const uint2* q, int32_t (&scores)[kTiles][4][4]) {
+  AddKeyGroups<kTiles, 4>(counts, lane, planes, q, scores);
+  AddKeyGroups<kTiles, 3>(counts, lane, planes, q, scores);
+  AddKeyGroups<kTiles, 2>(counts, lane, planes, q, scores);
+  AddKeyGroups<kTiles, 1>(counts, lane, planes, q, scores);
+}
+
+template <int kTiles, int kWidth>
+__device__ __forceinline__ void AddValueGroups(uint32_t counts, int lane, const std::byte*& group,
+                                               const BlockWeights<kTiles>& weights, float4*& sums) {
+#pragma unroll 1
+  for (uint32_t count = counts >> (8 * (kWidth - 1)) & 255u; count > 0; --count) {
+    float sum[kTiles][4];
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      const float4 before = sums[32 * n + lane];
+      sum[n][0] = before.x;
+      sum[n][1] = before.y;
+      sum[n][2] = before.z;
+      sum[n][3] = before.w;
+    }
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
       uint32_t words[4];
@@ -160,54 +182,31 @@ __device__ __forceinline__ void ValueProductsOf(const std::byte* group, int lane
 #pragma unroll
         for (int s = 0; s < 2; ++s) {
           const int32_t product = 256 * products[n][2 * s] + products[n][2 * s + 1];
-          float& sum = sums[n][2 * kGroup + tile][s];
-          sum = fmaf(static_cast<float>(product), weights.factor[n], sum);
+          sum[n][2 * tile + s] =
+              fmaf(static_cast<float>(product), weights.factor[n], sum[n][2 * tile + s]);
         }
       }
     }
-    ValueProductsOf<kHeadDim, kTiles, kPattern, kGroup + 1>(group + GroupBytes(kWidth), lane,
-                                                            weights, sums);
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+      sums[32 * n + lane] = {sum[n][0], sum[n][1], sum[n][2], sum[n][3]};
+    group += GroupBytes(kWidth);
+    sums += 32 * kTiles;
   }
 }
 
-// The pattern is one number a head: warps never diverge here.
-#define KVDEPOT_CASE(function, p)                                         \
-  case p:                                                                 \
-    if constexpr (p < PatternCount(kHeadDim))                             \
-      function<kHeadDim, kTiles, p>(planes, lane, operand, accumulators); \
-    break;
-#define KVDEPOT_CASES(function) \
-  KVDEPOT_CASE(function, 0)     \
-  KVDEPOT_CASE(function, 1)     \
-  KVDEPOT_CASE(function, 2)     \
-  KVDEPOT_CASE(function, 3)     \
-  KVDEPOT_CASE(function, 4)     \
-  KVDEPOT_CASE(function, 5)     \
-  KVDEPOT_CASE(function, 6)     \
-  KVDEPOT_CASE(function, 7)     \
-  KVDEPOT_CASE(function, 8)     \
-  KVDEPOT_CASE(function, 9)     \
-  KVDEPOT_CASE(function, 10)    \
-  KVDEPOT_CASE(function, 11)    \
-  KVDEPOT_CASE(function, 12)    \
-  KVDEPOT_CASE(function, 13)    \
-  KVDEPOT_CASE(function, 14)
-
-template <int kHeadDim, int kTiles>
-__device__ __forceinline__ void KeyProducts(int pattern, const std::byte* planes, int lane,
-                                            const uint32_t (&operand)[kTiles][kHeadDim / 16],
-                                            int32_t (&accumulators)[kTiles][4][4]) {
-  switch (pattern) { KVDEPOT_CASES(KeyProductsOf) }
+// Adds factor times weights . codes to sums: component 2 tile + s of group G is place 32 G + 16
+// tile
+// + 8 s + g. A block's sum fits 32 bits: 64 tokens, weights below 61,441, codes of at most 240.
+template <int kTiles>
+__device__ __forceinline__ void AddValueProducts(uint32_t counts, int lane, const std::byte* planes,
+                                                 const BlockWeights<kTiles>& weights,
+                                                 float4* sums) {
+  AddValueGroups<kTiles, 4>(counts, lane, planes, weights, sums);
+  AddValueGroups<kTiles, 3>(counts, lane, planes, weights, sums);
+  AddValueGroups<kTiles, 2>(counts, lane, planes, weights, sums);
+  AddValueGroups<kTiles, 1>(counts, lane, planes, weights, sums);
 }
-
-template <int kHeadDim, int kTiles>
-__device__ __forceinline__ void ValueProducts(int pattern, const std::byte* planes, int lane,
-                                              const BlockWeights<kTiles>& operand,
-                                              float (&accumulators)[kTiles][kHeadDim / 16][2]) {
-  switch (pattern) { KVDEPOT_CASES(ValueProductsOf) }
-}
-#undef KVDEPOT_CASES
-#undef KVDEPOT_CASE
 
 // (2^w - 1) 2^(4 - w): twice what a left-aligned code is counted from.
 __device__ __forceinline__ uint32_t AlignedLevelMax(uint32_t width) {

@@ -92,7 +92,7 @@ class Ring {
     phases_ ^= 1u << barrier;
   }
 
-  const WarpMemory<kHeadDim>& memory_;
+  const WarpMemory<kHeadDim> memory_;
   const uint32_t slot_bytes_;
   const bool is_leader_;
   const uint64_t policy_;
@@ -108,16 +108,16 @@ struct HeadNumbers {
   uint32_t record_bytes_before;
   uint32_t k_widths;
   uint32_t v_widths;
-  int k_pattern;
-  int v_pattern;
+  uint32_t k_counts;
+  uint32_t v_counts;
 
   __device__ explicit HeadNumbers(const DeviceHead& head)
       : record_bytes(head.record_bytes),
         record_bytes_before(head.record_bytes_before),
         k_widths(head.k_widths),
         v_widths(head.v_widths),
-        k_pattern(head.k_pattern),
-        v_pattern(head.v_pattern) {}
+        k_counts(WidthCounts(head.k_widths)),
+        v_counts(WidthCounts(head.v_widths)) {}
 
   __device__ uint32_t KeyPlanesBytes() const {
     // Sum of the nibbles.
@@ -182,7 +182,6 @@ struct BlockWalk {
 // Queries of four rows a tile in the units of one segment's K table.
 template <int kHeadDim, int kTiles>
 struct SegmentQueries {
-  uint32_t operand[kTiles][kHeadDim / 16];
   int32_t half[kTiles];  // what codes of zero would score, see AlignedLevelMax
   // A unit of q' is multiplier times the power of two that unit_bits adds to a token scale's
   // exponent; logits are counted in multipliers up to the exponential function.
@@ -191,7 +190,8 @@ struct SegmentQueries {
   float centre[kTiles];  // q . centres / multiplier
 
   __device__ __forceinline__ void Make(const std::byte* k_table, const uint8_t* k_order,
-                                       uint32_t k_widths, const float* q, int lane) {
+                                       uint32_t k_widths, const float* q, uint2* operand,
+                                       int lane) {
     constexpr int kEntries = kHeadDim / 8;  // of a lane's g: scales, then centres
     const int g = lane / 4;
     const int t = lane % 4;
@@ -222,20 +222,22 @@ struct SegmentQueries {
       unit_bits[n] = (exponent - 127u) << 23;
       multiplier[n] = __uint_as_float((__float_as_uint(largest) & 0x7FFFFFu) | 0x3F800000u);
       centre[n] = __fdividef(SumOverG(dot), multiplier[n]);
-#pragma unroll
-      for (int m = 0; m < kEntries / 2; ++m) {
-        // 1.5 * 2^23 + 128: the low 16 bits are q' + 128, whose bytes are the high part of q' and,
-        // with its top bit flipped, the signed low part.
-        const uint32_t a = __float_as_uint(fmaf(value[2 * m], per_unit, 12583040.0f));
-        const uint32_t b = __float_as_uint(fmaf(value[2 * m + 1], per_unit, 12583040.0f));
-        operand[n][m] = ptx::Transpose8x8(__byte_perm(a, b, 0x4051) ^ 0x80800000u);
-      }
       int32_t twice[4] = {0, 0, 0, 0};
 #pragma unroll
       for (int group = 0; group < kHeadDim / 32; ++group) {
+        uint32_t b[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          // 1.5 * 2^23 + 128: the low 16 bits are q' + 128, whose bytes are the high part of q'
+          // and, with its top bit flipped, the signed low part.
+          const int m = 2 * group + h;
+          const uint32_t first = __float_as_uint(fmaf(value[2 * m], per_unit, 12583040.0f));
+          const uint32_t second = __float_as_uint(fmaf(value[2 * m + 1], per_unit, 12583040.0f));
+          b[h] = ptx::Transpose8x8(__byte_perm(first, second, 0x4051) ^ 0x80800000u);
+        }
         const uint32_t level = AlignedLevelMax(k_widths >> (4 * group) & 15u) * 0x01010101u;
-        ptx::MmaSigned(twice, level, level, level, level, operand[n][2 * group],
-                       operand[n][2 * group + 1]);
+        ptx::MmaSigned(twice, level, level, level, level, b[0], b[1]);
+        operand[32 * (kTiles * group + n) + lane] = {b[0], b[1]};
       }
       half[n] = (256 * twice[0] + twice[1]) / 2;
     }
@@ -247,14 +249,13 @@ struct SegmentQueries {
 template <int kHeadDim, int kTiles>
 class RangeAttention {
  public:
-  __device__ RangeAttention(const HeadNumbers& head, const uint8_t* k_order,
-                            const RowLimits& limits, float soft_cap, const float* q,
+  __device__ RangeAttention(const HeadNumbers& head, const WarpMemory<kHeadDim>& memory,
+                            const RowLimits& limits, float soft_cap,
                             const SharedState<kHeadDim>& state, int lane)
       : head_(head),
-        k_order_(k_order),
+        memory_(memory),
         key_planes_bytes_(head.KeyPlanesBytes()),
         soft_cap_(soft_cap),
-        q_(q),
         state_(state),
         lane_(lane) {
 #pragma unroll
@@ -270,7 +271,8 @@ class RangeAttention {
   }
 
   __device__ void BeginSegment(const std::byte* k_table) {
-    queries_.Make(k_table, k_order_, head_.k_widths, q_, lane_);
+    queries_.Make(k_table, memory_.head->k_order, head_.k_widths, memory_.q, memory_.operand,
+                  lane_);
   }
 
   // `masked`: not all rows see all 64 tokens, of which the first has position `position`; those
@@ -284,8 +286,8 @@ class RangeAttention {
     if (masked) Mask(position, first, end, y);
     BlockWeights<kTiles> weights;
     Weigh(codes, y, weights);
-    ValueProducts<kHeadDim, kTiles>(head_.v_pattern, planes + key_planes_bytes_, lane_, weights,
-                                    value_sums_);
+    AddValueProducts<kTiles>(head_.v_counts, lane_, planes + key_planes_bytes_, weights,
+                             memory_.sums);
   }
 
   // Adds the segment's sums to the state.
@@ -303,18 +305,24 @@ class RangeAttention {
       folded_sum_[n] = folded_sum_[n] * factor + sum;
       folded_reference_[n] = reference_[n];
       const int row = 4 * n + t;
-#pragma unroll
-      for (int i = 0; i < kHeadDim / 16; ++i) {
+#pragma unroll 1
+      for (int group = 0; group < kHeadDim / 32; ++group) {
         const float half =
-            0.5f * static_cast<float>(AlignedLevelMax(head_.v_widths >> (4 * (i / 2)) & 15u));
-        const float2 scale = __half22float2(*reinterpret_cast<const __half2*>(scales + 2 * i));
-        const float2 centre = __half22float2(*reinterpret_cast<const __half2*>(centres + 2 * i));
-        const float low = value_sums_[n][i][0] - half * weight_sum;
-        const float high = value_sums_[n][i][1] * 0.0625f - half * weight_sum;
-        float& out0 = state_.output(row, 16 * i + g);
-        float& out1 = state_.output(row, 16 * i + 8 + g);
-        out0 = out0 * factor + scale.x * low + centre.x * sum;
-        out1 = out1 * factor + scale.y * high + centre.y * sum;
+            0.5f * static_cast<float>(AlignedLevelMax(head_.v_widths >> (4 * group) & 15u));
+        const float4 sums = memory_.sums[32 * (kTiles * group + n) + lane_];
+        const float low[2] = {sums.x, sums.z};
+        const float high[2] = {sums.y, sums.w};
+#pragma unroll
+        for (int tile = 0; tile < 2; ++tile) {
+          const int i = 2 * group + tile;
+          const float2 scale = __half22float2(*reinterpret_cast<const __half2*>(scales + 2 * i));
+          const float2 centre = __half22float2(*reinterpret_cast<const __half2*>(centres + 2 * i));
+          float& out0 = state_.output(row, 16 * i + g);
+          float& out1 = state_.output(row, 16 * i + 8 + g);
+          out0 = out0 * factor + scale.x * (low[tile] - half * weight_sum) + centre.x * sum;
+          out1 =
+              out1 * factor + scale.y * (high[tile] * 0.0625f - half * weight_sum) + centre.y * sum;
+        }
       }
     }
     ClearSums();
@@ -337,12 +345,9 @@ class RangeAttention {
     for (int n = 0; n < kTiles; ++n) {
       sum_[n] = 0;
       weight_sum_[n] = 0;
-#pragma unroll
-      for (int i = 0; i < kHeadDim / 16; ++i) {
-        value_sums_[n][i][0] = 0;
-        value_sums_[n][i][1] = 0;
-      }
     }
+#pragma unroll 1
+    for (int i = lane_; i < kTiles * kHeadDim; i += 32) memory_.sums[i] = {0, 0, 0, 0};
   }
 
   __device__ __forceinline__ float UnitOf(int n) const {
@@ -353,14 +358,23 @@ class RangeAttention {
   __device__ __forceinline__ void Logits(const uint4& codes, const std::byte* planes,
                                          float (&y)[kTiles][8]) const {
     int32_t scores[kTiles][4][4];
-    KeyProducts<kHeadDim, kTiles>(head_.k_pattern, planes, lane_, queries_.operand, scores);
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+      for (int x = 0; x < 4; ++x) {
+        scores[n][x][0] = 0;
+        scores[n][x][1] = -queries_.half[n];
+        scores[n][x][2] = 0;
+        scores[n][x][3] = -16 * queries_.half[n];
+      }
+    }
+    AddKeyProducts<kTiles>(head_.k_counts, lane_, planes, memory_.operand, scores);
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int s = i % 2;
-        const int32_t score = 256 * scores[n][i / 2][2 * s] + scores[n][i / 2][2 * s + 1] -
-                              (s == 0 ? 1 : 16) * queries_.half[n];
+        const int32_t score = 256 * scores[n][i / 2][2 * s] + scores[n][i / 2][2 * s + 1];
         const uint32_t code = __byte_perm(i < 4 ? codes.x : codes.y, 0, 0x4440 + i % 4);
         const float scale =
             __uint_as_float((code << 20) + ((s == 0 ? 96u : 92u) << 23) + queries_.unit_bits[n]);
@@ -437,18 +451,17 @@ class RangeAttention {
     reference_[n] = reference;
     sum_[n] *= factor;
     weight_sum_[n] *= factor;
-#pragma unroll
-    for (int i = 0; i < kHeadDim / 16; ++i) {
-      value_sums_[n][i][0] *= factor;
-      value_sums_[n][i][1] *= factor;
+#pragma unroll 1
+    for (int group = 0; group < kHeadDim / 32; ++group) {
+      float4& sums = memory_.sums[32 * (kTiles * group + n) + lane_];
+      sums = {sums.x * factor, sums.y * factor, sums.z * factor, sums.w * factor};
     }
   }
 
-  const HeadNumbers& head_;
-  const uint8_t* const k_order_;
+  const HeadNumbers head_;
+  const WarpMemory<kHeadDim> memory_;
   const uint32_t key_planes_bytes_;
   const float soft_cap_;
-  const float* const q_;
   const SharedState<kHeadDim> state_;
   const int lane_;
   // Of this lane's query rows.
@@ -462,7 +475,6 @@ class RangeAttention {
   // Of the segment so far, this lane's share.
   float sum_[kTiles];
   float weight_sum_[kTiles];
-  float value_sums_[kTiles][kHeadDim / 16][2];
 };
 
 // Units [unit_begin, unit_end) of the cell's `planes` list into `state`.
@@ -492,8 +504,7 @@ __device__ __forceinline__ void AttendRange(
   prepare();
   ring.WaitHead();
 
-  RangeAttention<kHeadDim, kTiles> attention(head, memory.head->k_order, limits, soft_cap, memory.q,
-                                             state, lane);
+  RangeAttention<kHeadDim, kTiles> attention(head, memory, limits, soft_cap, state, lane);
   while (walk.left > 0) {
     ring.WaitKeyTable();
     attention.BeginSegment(memory.k_table);

@@ -245,10 +245,9 @@ class RangeAttention {
 // the kernel that most warps never come to.
 template <int kHeadDim, int kRows, int kBytes>
 __device__ __noinline__ void AttendRangeOf(const AttendCell& cell, uint32_t kv_head, bool is_bf16,
-                                           uint32_t unit_begin, uint32_t unit_end,
-                                           const RowLimits& limits, float soft_cap,
-                                           const WarpMemory<kHeadDim>& memory,
-                                           const SharedState<kHeadDim>& state, int lane) {
+                                           uint32_t unit_begin, uint32_t unit_end, RowLimits limits,
+                                           float soft_cap, WarpMemory<kHeadDim> memory,
+                                           SharedState<kHeadDim> state, int lane) {
   constexpr size_t kRowBytes = kHeadDim * kBytes;
   RangeAttention<kHeadDim, kRows> attention(limits, is_bf16, soft_cap, memory.q, memory.weights,
                                             lane);
