@@ -43,20 +43,25 @@ class TwinMemory {
   struct Piece {
     T* host;
     T* device;
+
+    Piece From(size_t index) const {
+      return host == nullptr ? *this : Piece{host + index, device + index};
+    }
   };
   template <class T>
   Piece<T> Take(size_t count) {
-    const size_t at = used_;
-    used_ += Aligned(count * sizeof(T));
+    const size_t at = Aligned(end_);
+    end_ = at + count * sizeof(T);
     if (host_ == nullptr) return {nullptr, nullptr};
     return {reinterpret_cast<T*>(host_ + at), reinterpret_cast<T*>(device_ + at)};
   }
-  size_t used() const { return used_; }
+  // Up to the end of the last piece.
+  size_t used() const { return end_; }
 
  private:
   std::byte* const host_;
   std::byte* const device_;
-  size_t used_ = 0;
+  size_t end_ = 0;
 };
 
 struct RunCounts {
@@ -182,6 +187,17 @@ struct Directory {
     const auto record_bytes = input.Take<uint32_t>(items.size() * kv_heads);
     batch.cells = cells.device;
     batch.record_bytes = record_bytes.device;
+    // Without gaps, as all of it is copied back: a row of outputs is a multiple of the alignment.
+    size_t value_count = 0;
+    size_t row_count = 0;
+    for (const AttendItem* item : items) {
+      value_count += QueryValues(*item);
+      row_count += QueryRowCount(*item);
+    }
+    const auto all_values = output.Take<float>(value_count);
+    const auto all_log_sum_exp = output.Take<float>(row_count);
+    size_t first_value = 0;
+    size_t first_row = 0;
     std::map<const LayerCalibration*, TwinMemory::Piece<DeviceHead>> heads;
     results.clear();
     for (size_t i = 0; i < items.size(); ++i) {
@@ -190,8 +206,10 @@ struct Directory {
       const auto planes = input.Take<PlanesRun>(counts.planes);
       const auto exact = input.Take<ExactRun>(counts.exact);
       const auto q = input.Take<std::byte>(QueryValues(item) * DTypeBytes(item.dtype));
-      const auto values = output.Take<float>(QueryValues(item));
-      const auto log_sum_exp = output.Take<float>(QueryRowCount(item));
+      const auto values = all_values.From(first_value);
+      const auto log_sum_exp = all_log_sum_exp.From(first_row);
+      first_value += QueryValues(item);
+      first_row += QueryRowCount(item);
       results.emplace_back(values.host, log_sum_exp.host);
       TwinMemory::Piece<DeviceHead> table{nullptr, nullptr};
       if (counts.planes > 0) {
