@@ -1,6 +1,5 @@
 #include "server/engine.h"
 
-#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -146,7 +145,6 @@ absl::StatusOr<SessionInfo> EngineImpl::GetSession(const Caller& caller,
 
 std::vector<SessionInfo> EngineImpl::ListSessions(const Caller& caller,
                                                   const std::string& after_name, size_t limit) {
-  limit = std::min(limit, static_cast<size_t>(state_.options.page_size_max));
   std::vector<SessionInfo> infos;
   MutexLock lock(state_.mu);
   for (const SessionRef& session :

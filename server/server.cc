@@ -144,6 +144,11 @@ absl::Status Server::Listen() {
   builder.RegisterService(&service_);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options_.message_bytes_max));
   builder.SetMaxSendMessageSize(static_cast<int>(options_.message_bytes_max));
+  // A message is as large as it looks: what is decompressed could be a thousand times larger,
+  // before anybody has asked for a token.
+  for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP})
+    builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
                              options_.concurrent_calls_per_connection_max);
   // A second daemon on the same port must fail instead of taking half of the calls.
@@ -154,7 +159,9 @@ absl::Status Server::Listen() {
   for (size_t i = 0; i < addresses.size(); ++i) {
     const std::string path = UnixSocketPath(addresses[i]);
     if (!path.empty()) {
-      if (absl::Status status = PrepareUnixSocket(path); !status.ok()) return status;
+      absl::StatusOr<UnixSocketClaim> claim = ClaimUnixSocket(path);
+      if (!claim.ok()) return claim.status();
+      socket_claims_.push_back(*std::move(claim));
     }
     builder.AddListeningPort(addresses[i], grpc::InsecureServerCredentials(), &ports[i]);
   }

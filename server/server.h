@@ -24,6 +24,7 @@
 #include "server/services/kv_depot_service.h"
 #include "server/services/service_context.h"
 #include "server/tenants.h"
+#include "server/unix_socket.h"
 
 namespace kvdepot {
 
@@ -83,6 +84,8 @@ class Server {
   KvDepotService service_;
   std::unique_ptr<HttpPages> pages_;
   std::vector<std::string> addresses_;
+  // Outlive the server, which removes its sockets when it ends.
+  std::vector<UnixSocketClaim> socket_claims_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<ExpiryThread> expiry_;
 };

@@ -1,5 +1,7 @@
 #include "server/unix_socket.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -58,7 +60,16 @@ std::string UnixSocketPath(absl::string_view address) {
   return std::string(address);
 }
 
-absl::Status PrepareUnixSocket(const std::string& path) {
+UnixSocketClaim& UnixSocketClaim::operator=(UnixSocketClaim&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
+UnixSocketClaim::~UnixSocketClaim() {
+  if (fd_ >= 0) close(fd_);
+}
+
+absl::StatusOr<UnixSocketClaim> ClaimUnixSocket(const std::string& path) {
   if (path.size() > kPathBytesMax) {
     return Fail(path,
                 absl::StrCat(path.size(), " bytes, a socket's path has at most ", kPathBytesMax));
@@ -67,14 +78,20 @@ absl::Status PrepareUnixSocket(const std::string& path) {
   if (slash != std::string::npos) {
     if (absl::Status status = PrepareFolder(path.substr(0, slash)); !status.ok()) return status;
   }
+  const std::string lock = path + ".lock";
+  const int fd = open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return FailWithErrno(lock, "cannot be opened");
+  UnixSocketClaim claim(fd);
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) return Fail(path, "another process listens there");
   struct stat info = {};
   if (lstat(path.c_str(), &info) != 0) {
-    return errno == ENOENT ? absl::OkStatus() : FailWithErrno(path, "cannot be read");
+    if (errno == ENOENT) return claim;
+    return FailWithErrno(path, "cannot be read");
   }
   if (!S_ISSOCK(info.st_mode)) return Fail(path, "exists and is not a socket");
   if (IsListening(path)) return Fail(path, "another process listens there");
   if (unlink(path.c_str()) != 0) return FailWithErrno(path, "a stale socket cannot be removed");
-  return absl::OkStatus();
+  return claim;
 }
 
 }  // namespace kvdepot

@@ -45,7 +45,7 @@ TEST(UnixSocketPath, KnowsBothForms) {
 }
 
 TEST_F(UnixSocketTest, CreatesThePrivateFolder) {
-  ASSERT_TRUE(PrepareUnixSocket(folder_ + "/new/x.sock").ok());
+  ASSERT_TRUE(ClaimUnixSocket(folder_ + "/new/x.sock").ok());
   struct stat info = {};
   ASSERT_EQ(stat((folder_ + "/new").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0700u);
@@ -54,22 +54,34 @@ TEST_F(UnixSocketTest, CreatesThePrivateFolder) {
 TEST_F(UnixSocketTest, RemovesAStaleSocketOnly) {
   const std::string path = folder_ + "/x.sock";
   const int fd = Listen(path);
-  EXPECT_FALSE(PrepareUnixSocket(path).ok());
+  EXPECT_FALSE(ClaimUnixSocket(path).ok());
   close(fd);
   EXPECT_EQ(access(path.c_str(), F_OK), 0);
-  EXPECT_TRUE(PrepareUnixSocket(path).ok());
+  EXPECT_TRUE(ClaimUnixSocket(path).ok());
   EXPECT_NE(access(path.c_str(), F_OK), 0);
+}
+
+TEST_F(UnixSocketTest, APathHasOneOwnerAtATime) {
+  const std::string path = folder_ + "/x.sock";
+  {
+    const auto first = ClaimUnixSocket(path);
+    ASSERT_TRUE(first.ok()) << first.status();
+    // Also while nothing is bound: two daemons that start together, or a socket file removed by
+    // hand.
+    EXPECT_EQ(ClaimUnixSocket(path).status().code(), absl::StatusCode::kFailedPrecondition);
+  }
+  EXPECT_TRUE(ClaimUnixSocket(path).ok());
 }
 
 TEST_F(UnixSocketTest, LeavesOtherFilesAlone) {
   const std::string path = folder_ + "/x.sock";
   std::ofstream(path) << "precious";
-  EXPECT_FALSE(PrepareUnixSocket(path).ok());
+  EXPECT_FALSE(ClaimUnixSocket(path).ok());
   EXPECT_EQ(access(path.c_str(), F_OK), 0);
 }
 
 TEST_F(UnixSocketTest, RefusesLongPaths) {
-  EXPECT_FALSE(PrepareUnixSocket(folder_ + "/" + std::string(100, 'x')).ok());
+  EXPECT_FALSE(ClaimUnixSocket(folder_ + "/" + std::string(100, 'x')).ok());
 }
 
 TEST_F(UnixSocketTest, UmaskMakesSocketsPrivate) {

@@ -121,6 +121,36 @@ TEST_F(ServiceTest, ListsSessionsInPages) {
   EXPECT_EQ(pages, 3);
 }
 
+// Decompressed it would be far larger than a message may be.
+TEST_F(ServiceTest, RefusesCompressedMessages) {
+  Context context;
+  context.get()->set_compression_algorithm(GRPC_COMPRESS_GZIP);
+  v1::PutCalibrationRequest request;
+  request.set_file(std::string(1 << 20, '\0'));
+  v1::PutCalibrationResponse response;
+  EXPECT_EQ(stub().PutCalibration(context.get(), request, &response).error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+}
+
+// The largest page that is allowed, asked for or left out, is not taken for the last one.
+TEST(ServiceOptions, PagesOfTheLargestSizeFollowEachOther) {
+  TestDaemon daemon([](Options& options, const std::string&) { options.engine.page_size_max = 2; });
+  for (const char* name : {"c", "a", "e", "b", "d"}) daemon.CreateSession(name);
+  for (const uint32_t page_size : {0u, 2u}) {
+    v1::ListSessionsRequest request;
+    request.set_page_size(page_size);
+    std::string names;
+    do {
+      v1::ListSessionsResponse response;
+      Context context;
+      ASSERT_TRUE(daemon.stub().ListSessions(context.get(), request, &response).ok());
+      for (const v1::Session& session : response.sessions()) names += session.name();
+      request.set_page_token(response.next_page_token());
+    } while (!request.page_token().empty());
+    EXPECT_EQ(names, "abcde") << page_size;
+  }
+}
+
 TEST_F(ServiceTest, AppendsAndFetches) {
   const v1::Session session = daemon_.CreateSession("chat");
   v1::AppendResponse appended;
