@@ -199,7 +199,9 @@ cudaError_t QueueTile(const SegmentBatch& batch, const Launch& launch, cudaStrea
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            static_cast<int>(sizeof(typename T::Shared)));
   if (error != cudaSuccess) return error;
-  unsigned ranks = 1;
+  // Two at least: blocks without work end at once, and compute-sanitizer takes a cluster of one for
+  // none.
+  unsigned ranks = 2;
   while (static_cast<int>(ranks) * T::kBlocks < batch.block_count_max) ranks *= 2;
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
