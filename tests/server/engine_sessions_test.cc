@@ -89,8 +89,7 @@ TEST(EngineSessionsTest, NamesBelongToTheirTenant) {
 }
 
 TEST(EngineSessionsTest, SessionsAreListedInPages) {
-  EngineOptions options;
-  TestEngine engine(options);
+  TestEngine engine;
   for (const char* name : {"c", "a", "b"}) {
     ASSERT_TRUE(engine.Create(Spec(name, Codec::kRaw, kShape)).ok());
   }
