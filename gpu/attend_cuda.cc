@@ -14,7 +14,6 @@
 namespace kvdepot {
 namespace {
 
-constexpr float kLog2E = 1.44269504088896f;
 constexpr size_t kAlignment = 256;
 
 size_t Aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }

@@ -13,6 +13,9 @@
 
 namespace kvdepot {
 
+// Kernels compute logits to base 2.
+inline constexpr float kLog2E = 1.44269504088896f;
+
 // Exact tokens are read in chunks of at most this many.
 inline constexpr int kExactChunkTokens = 16;
 

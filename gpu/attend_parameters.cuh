@@ -11,7 +11,6 @@
 namespace kvdepot {
 
 inline constexpr int kWarpsMax = 8;
-inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 struct AttendParameters {
   const AttendCell* cells;

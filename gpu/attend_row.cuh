@@ -14,7 +14,6 @@
 namespace kvdepot {
 
 inline constexpr float kLn2 = 0.693147180559945f;
-inline constexpr float kLog2E = 1.44269504088896f;
 
 // Row r of a session and KV head: query token r / ratio, query head kv_head * ratio + r % ratio.
 struct RowView {

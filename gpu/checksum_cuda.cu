@@ -1,5 +1,6 @@
 // A warp hashes a piece: lane 8 q + a feeds accumulator a with every fourth stripe.
 #include "gpu/checksum_cuda.h"
+#include "gpu/cuda_ptx.cuh"
 #include "gpu/segment_header.h"
 #include "gpu/xxh3.h"
 
@@ -7,7 +8,6 @@ namespace kvdepot {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 // The word of a segment that holds its checksum counts as zero.
 constexpr size_t kChecksumWord = offsetof(SegmentHeader, checksum) / 8;
 constexpr size_t kNoWord = ~size_t{0};

@@ -11,16 +11,16 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "gpu/cuda_ptx.cuh"
+
 namespace kvdepot::cluster {
+
+using ptx::SharedAddress;
 
 // This block's dynamic shared memory.
 __device__ __forceinline__ std::byte* DynamicShared() {
   extern __shared__ __align__(128) std::byte bytes[];
   return bytes;
-}
-
-__device__ __forceinline__ uint32_t SharedAddress(const void* shared) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
 // Number of this block in its cluster.

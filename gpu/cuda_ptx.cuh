@@ -6,6 +6,13 @@
 
 #include <cstdint>
 
+namespace kvdepot {
+
+// Of a warp, for instructions that all of its lanes execute together.
+inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+}  // namespace kvdepot
+
 namespace kvdepot::ptx {
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* shared) {

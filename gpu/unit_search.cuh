@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "gpu/cuda_ptx.cuh"
+
 namespace kvdepot {
 
 // Index of the last of `count` >= 1 runs whose unit_begin is at most `unit`. Looks around `guess`
@@ -15,9 +17,9 @@ __device__ uint32_t RunAt(const Run* runs, uint32_t count, uint32_t unit, uint32
   uint32_t stride = 1;
   for (bool around = true;; around = false) {
     const uint32_t at = begin + lane * stride;
-    const uint32_t before = __ballot_sync(0xFFFFFFFFu, at < count && runs[at].unit_begin <= unit);
+    const uint32_t before = __ballot_sync(kAllLanes, at < count && runs[at].unit_begin <= unit);
     // Whole where a run on either side shows that none outside was meant.
-    if (before != 0 && (before != 0xFFFFFFFFu || !around || begin + 32 >= count)) {
+    if (before != 0 && (before != kAllLanes || !around || begin + 32 >= count)) {
       begin += (31 - __clz(before)) * stride;
       if (stride == 1) return begin;
       count = min(count, begin + stride);

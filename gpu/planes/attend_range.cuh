@@ -17,7 +17,6 @@
 
 namespace kvdepot::planes {
 
-inline constexpr unsigned kLanesAll = 0xFFFFFFFFu;
 // Queries are integers of at most this, so that the high byte stays signed after rounding.
 inline constexpr float kQueryMax = 32512.0f;
 // exp2(kWeightLog2) times the largest token scale, 1.875, stays below 2^16.
@@ -34,13 +33,13 @@ inline constexpr uint32_t kIntegerMagicBits = 0x4B000000u;
 template <class T>
 __device__ __forceinline__ T SumOverG(T value) {
 #pragma unroll
-  for (int mask = 4; mask < 32; mask *= 2) value += __shfl_xor_sync(kLanesAll, value, mask);
+  for (int mask = 4; mask < 32; mask *= 2) value += __shfl_xor_sync(kAllLanes, value, mask);
   return value;
 }
 __device__ __forceinline__ float MaxOverG(float value) {
 #pragma unroll
   for (int mask = 4; mask < 32; mask *= 2)
-    value = fmaxf(value, __shfl_xor_sync(kLanesAll, value, mask));
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, mask));
   return value;
 }
 
@@ -420,7 +419,7 @@ class RangeAttention {
       // kNoReference where nothing is visible.
       const float reference =
           fmaxf(ceilf(MaxOverG(largest) * UnitOf(n)) - kWeightLog2, kNoReference);
-      if (__any_sync(kLanesAll, reference - reference_[n] > kReferenceSpan))
+      if (__any_sync(kAllLanes, reference - reference_[n] > kReferenceSpan))
         Raise(n, fmaxf(reference, reference_[n]));
       weights.factor[n] = ptx::Exp2(reference - reference_[n]);
       float sum = 0;

@@ -17,7 +17,6 @@
 
 namespace kvdepot::planes {
 
-inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 inline constexpr int kEncodeWarps = 8;
 inline constexpr int kEncodeThreads = 32 * kEncodeWarps;
 inline constexpr int kSliceChannels = 32;

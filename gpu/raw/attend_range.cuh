@@ -17,7 +17,6 @@
 
 namespace kvdepot::raw {
 
-inline constexpr unsigned kLanesAll = 0xFFFFFFFFu;
 // A logit may exceed its reference by so much before that is raised.
 inline constexpr float kHeadroomLog2 = 8.0f;
 // A block of tokens has so many chunks: where to look for a unit's run first.
@@ -89,7 +88,7 @@ class RangeAttention {
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       float sum = sum_[row];
-      for (int mask = 1; mask < 32; mask *= 2) sum += __shfl_xor_sync(kLanesAll, sum, mask);
+      for (int mask = 1; mask < 32; mask *= 2) sum += __shfl_xor_sync(kAllLanes, sum, mask);
       const float before = state.reference(row);
       const float reference = fmaxf(before, reference_[row]);
       const float old_factor = ptx::Exp2(before - reference);
@@ -172,20 +171,20 @@ class RangeAttention {
       }
     }
 #pragma unroll
-    for (int row = 0; row < kRows; ++row) y[row] += __shfl_xor_sync(kLanesAll, y[row], 16);
+    for (int row = 0; row < kRows; ++row) y[row] += __shfl_xor_sync(kAllLanes, y[row], 16);
   }
 
   __device__ void Raise(const float (&y)[kRows]) {
     bool over = false;
 #pragma unroll
     for (int row = 0; row < kRows; ++row) over |= y[row] > reference_[row] + kHeadroomLog2;
-    if (!__any_sync(kLanesAll, over)) return;
+    if (!__any_sync(kAllLanes, over)) return;
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       float largest = y[row];
 #pragma unroll
       for (int mask = 1; mask < 16; mask *= 2)
-        largest = fmaxf(largest, __shfl_xor_sync(kLanesAll, largest, mask));
+        largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, mask));
       const float raised = fmaxf(reference_[row], largest);
       const float factor = ptx::Exp2(reference_[row] - raised);
       reference_[row] = raised;

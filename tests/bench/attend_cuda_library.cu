@@ -202,7 +202,7 @@ class Batch {
     cell.log_sum_exp = reinterpret_cast<float*>(memory_.Allocate(4 * rows));
     cell.query_position = static_cast<uint32_t>(length - request_.query_tokens);
     cell.query_tokens = static_cast<uint32_t>(request_.query_tokens);
-    cell.scale = 1.44269504f / std::sqrt(static_cast<float>(shape.head_dim));
+    cell.scale = kLog2E / std::sqrt(static_cast<float>(shape.head_dim));
     return cell;
   }
 
