@@ -149,7 +149,7 @@ void FillRuns(const AttendItem& item, PlanesRun* planes, ExactRun* exact, Attend
       entry.count = static_cast<uint16_t>(run.count);
       entry.first_block = static_cast<uint16_t>(run.first / kBlockTokens);
       entry.blocks = static_cast<uint16_t>(run.capacity / kBlockTokens);
-      cell.planes_units += static_cast<uint32_t>(BlocksTouched(run));
+      cell.planes_units += PlanesSteps(entry.first, entry.count);
     } else if (run.form == TokenRun::Form::kExact) {
       exact_list.AddExtent(run, position);
     } else {

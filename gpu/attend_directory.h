@@ -1,7 +1,7 @@
 // What an attend launch reads from device memory: where the tokens of every session of the batch
 // lie, and its queries. Plain data, the same on host and device.
 //
-// Positions are counted from the session's first token and stay below 2^32.
+// Positions are counted from the session's first token and stay below 2^31.
 #ifndef KVDEPOT_GPU_ATTEND_DIRECTORY_H_
 #define KVDEPOT_GPU_ATTEND_DIRECTORY_H_
 
@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "gpu/device_head.h"
+#include "gpu/host_device.h"
 #include "gpu/shape.h"
 
 namespace kvdepot {
@@ -19,16 +20,26 @@ inline constexpr float kLog2E = 1.44269504088896f;
 // Exact tokens are read in chunks of at most this many.
 inline constexpr int kExactChunkTokens = 16;
 
+// Warps read `planes` segments in steps of so many blocks.
+inline constexpr int kStepBlocks = 2;
+
 // Consecutive tokens of a `planes` segment, read by whole blocks.
 struct alignas(16) PlanesRun {
   const std::byte* segment;
   uint32_t position;    // of the segment's token 0
-  uint32_t unit_begin;  // blocks of all earlier runs of the list
+  uint32_t unit_begin;  // steps of all earlier runs of the list
   uint16_t first;       // visible tokens are first .. first + count - 1
   uint16_t count;
   uint16_t first_block;  // first / 64
   uint16_t blocks;       // of the whole segment
 };
+
+// Steps that read tokens first .. first + count - 1 of a segment; the first begins with the block
+// of `first`, the last may be short of blocks.
+KVDEPOT_HOST_DEVICE constexpr uint32_t PlanesSteps(uint32_t first, uint32_t count) {
+  const uint32_t blocks = (first + count - 1) / kBlockTokens - first / kBlockTokens + 1;
+  return (blocks + kStepBlocks - 1) / kStepBlocks;
+}
 
 // Consecutive tokens of an exact extent, or of one block of a raw segment.
 struct alignas(16) ExactRun {
@@ -52,7 +63,7 @@ struct alignas(128) AttendCell {
   float* log_sum_exp;       // [query token][query_head]
   uint32_t planes_runs;
   uint32_t exact_runs;
-  uint32_t planes_units;  // blocks of all planes runs
+  uint32_t planes_units;  // steps of all planes runs
   uint32_t exact_units;   // chunks of all exact runs
   uint32_t query_position;
   uint32_t query_tokens;

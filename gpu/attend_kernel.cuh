@@ -30,6 +30,7 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
   constexpr int kRows = 4 * kTiles;
   const AttendCell& cell = *view.cell;
   const RowLimits limits = RowLimits::Of(view, kRows, p.sliding_window);
+  view.TouchOrder(lane);
   QueryLoad<kHeadDim, kRows> queries;
   queries.Begin(view, p.dtype, lane);
   const auto prepare = [&] {
@@ -46,11 +47,22 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
     prepare();
   }
   if (end > planes_units) {
-    raw::AttendRange<kHeadDim, kRows>(cell, view.kv_head, p.dtype,
-                                      max(begin, planes_units) - planes_units, end - planes_units,
-                                      limits, p.soft_cap, memory, state, lane);
+    raw::AttendRange<kHeadDim, kRows>(view, p.dtype, max(begin, planes_units) - planes_units,
+                                      end - planes_units, limits, p.soft_cap, memory, state, lane);
   }
   __syncwarp();
+}
+
+// Copies a state to its place in device memory, and returns that.
+template <int kHeadDim, int kTiles>
+__device__ float* Spill(float* spills, uint32_t warp, const SharedState<kHeadDim>& state,
+                        int lane) {
+  constexpr uint32_t kFloats = SharedState<kHeadDim>::Floats(4 * kTiles);
+  float* const to = spills + kFloats * warp;
+  for (uint32_t i = 4 * lane; i < kFloats; i += 128)
+    *reinterpret_cast<float4*>(to + i) = *reinterpret_cast<const float4*>(state.base + i);
+  __syncwarp();
+  return to;
 }
 
 template <int kHeadDim, int kTiles>
@@ -59,7 +71,7 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   constexpr int kRows = 4 * kTiles;
   extern __shared__ __align__(128) std::byte shared[];
   __shared__ PlanMemory plan;
-  __shared__ MergeMemory<kRows> merge;
+  __shared__ MergeMemory merge;
   const uint32_t warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const WarpMemoryLayout<kHeadDim, kTiles> memory(p.ring_bytes);
@@ -76,32 +88,39 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   const PlanGrid grid =
       GridFor(rows.begin[p.row_count], plan.largest_unit, gridDim.x, blockDim.x / 32);
   if (blockIdx.x >= grid.ctas) return;
-  FillCuts<kHeadDim>(p, rows, grid, plan);
+  const PlanCuts cuts = CutsOf<kHeadDim>(p, rows, grid, warp);
 
-  if (warp < grid.warps_per_cta) {
-    const PlanCut begin = plan.cuts[warp];
-    const PlanCut end = plan.cuts[warp + 1];
-    planes::Ring<kHeadDim> ring(mine, p.ring_bytes, lane);
-    for (uint32_t row = begin.row; row < end.row + (end.unit > 0 ? 1 : 0); ++row) {
-      if (row == begin.row && row == end.row && begin.unit == end.unit) break;
-      const RowView view = p.View(row, kRows);
-      const uint32_t units = view.cell->planes_units + view.cell->exact_units;
-      const uint32_t unit_begin = row == begin.row ? begin.unit : 0;
-      const uint32_t unit_end = row == end.row ? end.unit : units;
-      // The first row keeps its state until the merge; later ones share the other place.
-      const int place = row == begin.row ? 0 : 1;
-      const SharedState<kHeadDim> state{memory.state(warps, warp, place)};
-      AttendUnits<kHeadDim, kTiles>(p, view, unit_begin, unit_end, mine, ring, state, lane);
-      if (unit_begin == 0 && unit_end == units) {
-        StoreRow<kHeadDim, kRows>(view, state, lane);
-        __syncwarp();
-      } else if (lane == 0) {
-        merge.entry_row[2 * warp + place] = row;
+  const PlanCut begin = cuts.begin;
+  const PlanCut end = cuts.end;
+  planes::Ring<kHeadDim> ring(mine, p.ring_bytes, lane);
+  const uint32_t row_end = end.row + (end.unit > 0 ? 1 : 0);
+  for (uint32_t row = begin.row; row < row_end; ++row) {
+    if (row == begin.row && row == end.row && begin.unit == end.unit) break;
+    const RowView view = p.View(row, kRows);
+    const uint32_t units = view.cell->planes_units + view.cell->exact_units;
+    const uint32_t unit_begin = row == begin.row ? begin.unit : 0;
+    const uint32_t unit_end = row == end.row ? end.unit : units;
+    const SharedState<kHeadDim> state{mine.state};
+    AttendUnits<kHeadDim, kTiles>(p, view, unit_begin, unit_end, mine, ring, state, lane);
+    if (unit_begin == 0 && unit_end == units) {
+      StoreRow<kHeadDim, kRows>(view, state, lane);
+      __syncwarp();
+    } else {
+      // A row that ends here keeps its state until the merge; the next one needs the place.
+      const bool spills = row + 1 < row_end;
+      float* const kept =
+          spills ? Spill<kHeadDim, kTiles>(p.spills, blockIdx.x * kWarpsMax + warp, state, lane)
+                 : state.base;
+      if (lane == 0) {
+        const uint32_t entry = 2 * warp + (spills ? 0 : 1);
+        merge.entry_row[entry] = row;
+        merge.entry_state[entry] = kept;
       }
     }
   }
+  if (warp == grid.warps_per_cta - 1) FillShares<kHeadDim>(p, rows, grid, cuts, merge);
   __syncthreads();
-  MergeRows<kHeadDim, kTiles>(p, grid, plan, memory, warps, merge);
+  MergeRows<kHeadDim, kTiles>(p, cuts, merge);
 }
 
 }  // namespace kvdepot

@@ -9,6 +9,8 @@ namespace {
 
 constexpr size_t kStateFloatsMax = GlobalState<256, 8>::kFloats;
 constexpr size_t kPartsBytes = sizeof(float) * 2 * kLaunchBlocksMax * kStateFloatsMax;
+constexpr size_t kSpillsBytes =
+    sizeof(float) * kLaunchBlocksMax * kWarpsMax * SharedState<256>::Floats(8);
 
 template <int kHeadDim, int kTiles>
 cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t stream) {
@@ -26,7 +28,8 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   p.dtype = batch.dtype;
   p.header_bytes = static_cast<uint32_t>(SegmentHeaderBytes(batch.shape.kv_heads));
   p.parts = reinterpret_cast<float*>(batch.workspace);
-  p.arrivals = reinterpret_cast<uint32_t*>(batch.workspace + kPartsBytes);
+  p.spills = reinterpret_cast<float*>(batch.workspace + kPartsBytes);
+  p.arrivals = reinterpret_cast<uint32_t*>(batch.workspace + kPartsBytes + kSpillsBytes);
 
   int device = 0;
   int shared_max = 0;
@@ -37,8 +40,8 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   const auto kernel = AttendKernel<kHeadDim, kTiles>;
   const uint32_t row_bytes = PlanRows::Bytes(p.row_count);
   const uint32_t available = static_cast<uint32_t>(shared_max) - 1024 - sizeof(PlanMemory) -
-                             sizeof(MergeMemory<4 * kTiles>) - row_bytes;
-  p.ring_bytes = kRingSlots * batch.record_bytes_max;
+                             sizeof(MergeMemory) - row_bytes;
+  p.ring_bytes = kRingSlots * kStepBlocks * batch.record_bytes_max;
   const uint32_t warp_bytes = WarpMemoryLayout<kHeadDim, kTiles>(p.ring_bytes).bytes();
   const uint32_t warps = std::min<uint32_t>(kWarpsMax, available / warp_bytes);
   const uint32_t shared_bytes = row_bytes + warps * warp_bytes;
@@ -56,7 +59,9 @@ int AttendRowsPerTile(const LayerShape& shape, int query_tokens) {
   return shape.queries_per_kv_head() * query_tokens > 4 ? 8 : 4;
 }
 
-size_t AttendWorkspaceBytes() { return kPartsBytes + sizeof(uint32_t) * kLaunchRowsMax; }
+size_t AttendWorkspaceBytes() {
+  return kPartsBytes + kSpillsBytes + sizeof(uint32_t) * kLaunchRowsMax;
+}
 
 cudaError_t LaunchAttend(const AttendLaunch& batch, int multiprocessors, cudaStream_t stream) {
   const bool narrow = batch.rows_per_tile == 4;

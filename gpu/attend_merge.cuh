@@ -1,4 +1,5 @@
-// From partial states of rows to outputs.
+// From partial states of rows to outputs. A warp merges a query row at a time, in the order of the
+// states, so that a batch repeats its bits.
 #ifndef KVDEPOT_GPU_ATTEND_MERGE_CUH_
 #define KVDEPOT_GPU_ATTEND_MERGE_CUH_
 
@@ -9,7 +10,6 @@
 #include "gpu/attend_plan.cuh"
 #include "gpu/attend_row.cuh"
 #include "gpu/attend_state.cuh"
-#include "gpu/attend_warp_memory.cuh"
 #include "gpu/cuda_ptx.cuh"
 
 namespace kvdepot {
@@ -17,21 +17,13 @@ namespace kvdepot {
 // Of each warp its first row and a later one, of which other warps have a share too.
 inline constexpr uint32_t kEntries = 2 * kWarpsMax;
 
-template <int kRows>
 struct MergeMemory {
   uint32_t entry_row[kEntries];  // kNoRow: none
-  // Rows of the block's entries, and which entries a row has.
-  uint32_t groups;
-  uint32_t group_row[kEntries];
-  uint32_t group_entries[kEntries];
-  // Blocks that had arrived before at the row that the range begins in, and at that it ends in.
-  uint32_t arrived_before[2];
-  // [query row][state]: what a state counts in the union. Within the block, group i's states follow
-  // those of earlier groups.
-  float factor[kRows][kLaunchBlocksMax];
-  // Of the unions.
-  float reference[kEntries][kRows];
-  float sum[kEntries][kRows];
+  float* entry_state[kEntries];
+  // Of the row that the block's range begins in, and of that it ends in, if others have a share:
+  uint32_t first_block[2];
+  uint32_t last_block[2];
+  uint32_t arrived_before[2];  // blocks
 };
 
 // A warp's own row, of which nobody else has a share.
@@ -45,183 +37,183 @@ __device__ void StoreRow(const RowView& view, const SharedState<kHeadDim>& state
   }
 }
 
-// Groups entries by row. Warp 0; rows ascend from entry to entry.
-template <int kRows>
-__device__ void GroupEntries(MergeMemory<kRows>& merge, uint32_t entries, uint32_t lane) {
-  const uint32_t row = lane < entries ? merge.entry_row[lane] : kNoRow;
-  const uint32_t same = __match_any_sync(kAllLanes, row);
-  const bool leads = row != kNoRow && (same & ((1u << lane) - 1)) == 0;
-  const uint32_t leaders = __ballot_sync(kAllLanes, leads);
-  if (leads) {
-    const uint32_t group = __popc(leaders & ((1u << lane) - 1));
-    merge.group_row[group] = row;
-    merge.group_entries[group] = same;
-  }
-  if (lane == 0) merge.groups = __popc(leaders);
-}
+// The union of several states of a query row: in lane l its places 4 l + 128 f.
+template <int kHeadDim>
+struct MergedRow {
+  static constexpr int kFours = (kHeadDim + 127) / 128;
+  float reference = kNoReference;
+  float sum = 0;
+  float4 outputs[kFours] = {};
 
-// Factor of the lane's state, and reference and sum of the union of the warp's states; lanes
-// without a state hold kNoReference and 0.
-struct StateFactor {
-  float factor;
-  float reference;
-  float sum;
-
-  __device__ static StateFactor Of(float own_reference, float own_sum) {
-    StateFactor result;
-    result.reference = own_reference;
+  // Calls store(place, outputs, reference, sum) with what this lane holds.
+  template <class Store>
+  __device__ __forceinline__ void ForEach(uint32_t lane, const Store& store) const {
 #pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2)
-      result.reference =
-          fmaxf(result.reference, __shfl_xor_sync(kAllLanes, result.reference, mask));
-    result.factor = ptx::Exp2(own_reference - result.reference);
-    result.sum = result.factor * own_sum;
-#pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2)
-      result.sum += __shfl_xor_sync(kAllLanes, result.sum, mask);
-    return result;
+    for (int f = 0; f < kFours; ++f) {
+      const int place = 4 * lane + 128 * f;
+      if (place < kHeadDim) store(place, outputs[f], reference, sum);
+    }
   }
 };
 
+// Merges query row `row` of the states state(i), i < `count`, of every 32 only those in `mask`.
+// kAtOnce: loads under way together; the first are before it is known what they count.
+template <int kHeadDim, int kAtOnce, class StateOf>
+__device__ __forceinline__ MergedRow<kHeadDim> MergeStates(const StateOf& state, uint32_t count,
+                                                           uint32_t mask, int row, uint32_t lane) {
+  constexpr int kFours = MergedRow<kHeadDim>::kFours;
+  MergedRow<kHeadDim> merged;
+  uint32_t index[kAtOnce];
+  float4 outputs[kAtOnce][kFours];
+  const auto load = [&](uint32_t first, uint32_t& left) {
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      index[i] = left != 0 ? __ffs(left) - 1 : 32;
+      left &= left - 1;
+#pragma unroll
+      for (int f = 0; f < kFours; ++f) {
+        const int place = 4 * lane + 128 * f;
+        outputs[i][f] = {0, 0, 0, 0};
+        if (index[i] < 32 && place < kHeadDim)
+          outputs[i][f] = state(first + index[i]).outputs(row, place);
+      }
+    }
+  };
+  const auto those_of = [&](uint32_t first) {
+    return mask & (count - first < 32 ? (1u << (count - first)) - 1 : kAllLanes);
+  };
+  const auto holds = [&](uint32_t first) { return (those_of(first) >> lane & 1u) != 0; };
+
+  uint32_t left = those_of(0);
+  load(0, left);
+  for (uint32_t first = 0; first < count; first += 32) {
+    if (holds(first))
+      merged.reference = fmaxf(merged.reference, state(first + lane).numbers(row).x);
+  }
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2)
+    merged.reference =
+        fmaxf(merged.reference, __shfl_xor_sync(kAllLanes, merged.reference, distance));
+  for (uint32_t first = 0;;) {
+    float factor = 0;
+    if (holds(first)) {
+      const float2 numbers = state(first + lane).numbers(row);
+      factor = ptx::Exp2(numbers.x - merged.reference);
+      merged.sum = fmaf(factor, numbers.y, merged.sum);
+    }
+    while (true) {
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const float of_state = __shfl_sync(kAllLanes, factor, index[i]);
+#pragma unroll
+        for (int f = 0; f < kFours; ++f)
+          merged.outputs[f] = AddScaled(merged.outputs[f], of_state, outputs[i][f]);
+      }
+      if (left == 0) break;
+      load(first, left);
+    }
+    first += 32;
+    if (first >= count) break;
+    left = those_of(first);
+    load(first, left);
+  }
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2)
+    merged.sum += __shfl_xor_sync(kAllLanes, merged.sum, distance);
+  return merged;
+}
+
 // Merges what the block's warps have left: rows of this block alone are finished, the others' parts
-// stored for whoever arrives last. All threads; ends with a barrier.
+// stored for whoever arrives last.
 template <int kHeadDim, int kTiles>
-__device__ void MergeWarps(const AttendParameters& p, const PlanGrid& grid, const PlanCut& begin,
-                           const PlanCut& end, const WarpMemoryLayout<kHeadDim, kTiles>& memory,
-                           std::byte* warps, MergeMemory<4 * kTiles>& merge) {
+__device__ void MergeWarps(const AttendParameters& p, const PlanCuts& cuts,
+                           const MergeMemory& merge) {
   constexpr int kRows = 4 * kTiles;
   const uint32_t warp = threadIdx.x / 32;
   const uint32_t lane = threadIdx.x % 32;
-  if (warp == 0) GroupEntries(merge, 2 * grid.warps_per_cta, lane);
-  __syncthreads();
-  const uint32_t groups = merge.groups;
-  for (uint32_t pair = warp; pair < groups * kRows; pair += blockDim.x / 32) {
-    const uint32_t group = pair / kRows;
-    const int row = pair % kRows;
-    const bool holds = merge.group_entries[group] >> lane & 1u;
-    const SharedState<kHeadDim> state{memory.state(warps, lane / 2, lane % 2)};
-    const StateFactor factor =
-        StateFactor::Of(holds ? state.reference(row) : kNoReference, holds ? state.sum(row) : 0.0f);
-    if (holds) merge.factor[row][lane] = factor.factor;
-    if (lane == 0) {
-      merge.reference[group][row] = factor.reference;
-      merge.sum[group][row] = factor.sum;
-    }
-  }
-  __syncthreads();
-  constexpr uint32_t kFours = kHeadDim / 4;
-  for (uint32_t index = threadIdx.x; index < groups * kRows * kFours; index += blockDim.x) {
-    const uint32_t group = index / (kRows * kFours);
-    const int row = index / kFours % kRows;
-    const int place = 4 * (index % kFours);
-    float4 total = {0, 0, 0, 0};
-    for (uint32_t entries = merge.group_entries[group]; entries != 0; entries &= entries - 1) {
-      const uint32_t entry = __ffs(entries) - 1;
-      const SharedState<kHeadDim> state{memory.state(warps, entry / 2, entry % 2)};
-      total = AddScaled(total, merge.factor[row][entry], state.outputs(row, place));
-    }
-    const uint32_t of_launch = merge.group_row[group];
-    const bool from_before = begin.row == of_launch && begin.unit > 0;
-    const bool to_after = end.row == of_launch && end.unit > 0;
-    if (from_before || to_after) {
-      RowPart<kHeadDim, kRows>(p.parts, blockIdx.x, from_before)
-          .Store(row, place, total, merge.reference[group][row], merge.sum[group][row]);
-    } else {
-      p.View(of_launch, kRows)
-          .template Store<kHeadDim>(row, place, total, merge.reference[group][row],
-                                    merge.sum[group][row]);
-    }
-  }
-  __syncthreads();
-}
-
-// Finishes row `row` from the parts of blocks first_block .. last_block. All threads; ends with a
-// barrier.
-template <int kHeadDim, int kRows>
-__device__ __forceinline__ void MergeBlocks(const AttendParameters& p, uint32_t row,
-                                            uint32_t first_block, uint32_t last_block,
-                                            MergeMemory<kRows>& merge) {
-  constexpr uint32_t kFours = kHeadDim / 4;
-  constexpr uint32_t kAtOnce = 16;
-  const uint32_t lane = threadIdx.x % 32;
-  const uint32_t count = last_block - first_block + 1;
-  const auto part = [&](uint32_t i) {
-    return RowPart<kHeadDim, kRows>(p.parts, first_block + i, i > 0);
+  // Entries by row; a row's first entry stands for it.
+  const uint32_t my_row = lane < blockDim.x / 16 ? merge.entry_row[lane] : kNoRow;
+  const uint32_t same = __match_any_sync(kAllLanes, my_row);
+  uint32_t leaders = __ballot_sync(kAllLanes, my_row != kNoRow && (same & ((1u << lane) - 1)) == 0);
+  const auto state = [&](uint32_t entry) {
+    return SharedState<kHeadDim>{merge.entry_state[entry]};
   };
-  const RowView view = p.View(row, kRows);
-  // Outputs are on their way while the factors are computed.
-  const int my_row = threadIdx.x / kFours;
-  const int my_place = 4 * (threadIdx.x % kFours);
-  float4 outputs[kAtOnce];
-#pragma unroll
-  for (uint32_t i = 0; i < kAtOnce; ++i) {
-    if (i < count && my_row < kRows) outputs[i] = part(i).outputs(my_row, my_place);
-  }
-  for (int at = threadIdx.x / 32; at < kRows; at += blockDim.x / 32) {
-    float reference = kNoReference;
-    float sum = 0;
-    // A lane's states first, then those of all lanes.
-    for (uint32_t i = lane; i < count; i += 32) {
-      const float other = part(i).reference(at);
-      const float larger = fmaxf(reference, other);
-      sum = sum * ptx::Exp2(reference - larger) + part(i).sum(at) * ptx::Exp2(other - larger);
-      reference = larger;
-    }
-    const StateFactor all = StateFactor::Of(reference, sum);
-    for (uint32_t i = lane; i < count; i += 32)
-      merge.factor[at][i] = ptx::Exp2(part(i).reference(at) - all.reference);
-    if (lane == 0) {
-      merge.reference[0][at] = all.reference;
-      merge.sum[0][at] = all.sum;
+  uint32_t pair = 0;
+  for (; leaders != 0; leaders &= leaders - 1) {
+    const uint32_t leader = __ffs(leaders) - 1;
+    const uint32_t row = __shfl_sync(kAllLanes, my_row, leader);
+    const uint32_t entries = __shfl_sync(kAllLanes, same, leader);
+    const bool from_before = cuts.block_begin.row == row && cuts.block_begin.unit > 0;
+    const bool to_after = cuts.block_end.row == row && cuts.block_end.unit > 0;
+    const RowView view = p.View(row, kRows);
+    for (int at = 0; at < kRows; ++at, ++pair) {
+      if (pair % (blockDim.x / 32) != warp) continue;
+      const MergedRow<kHeadDim> merged =
+          MergeStates<kHeadDim, 4>(state, kEntries, entries, at, lane);
+      merged.ForEach(lane, [&](int place, const float4& outputs, float reference, float sum) {
+        if (from_before || to_after) {
+          RowPart<kHeadDim, kRows>(p.parts, blockIdx.x, from_before)
+              .Store(at, place, outputs, reference, sum);
+        } else {
+          view.Store<kHeadDim>(at, place, outputs, reference, sum);
+        }
+      });
     }
   }
-  __syncthreads();
-  for (uint32_t index = threadIdx.x; index < kRows * kFours; index += blockDim.x) {
-    const int at = index / kFours;
-    const int place = 4 * (index % kFours);
-    float4 total = {0, 0, 0, 0};
-    uint32_t i = 0;
-    if (index == threadIdx.x) {
-#pragma unroll
-      for (uint32_t known = 0; known < kAtOnce; ++known) {
-        if (known < count) total = AddScaled(total, merge.factor[at][known], outputs[known]);
-      }
-      i = kAtOnce;
-    }
-#pragma unroll 4
-    for (; i < count; ++i)
-      total = AddScaled(total, merge.factor[at][i], part(i).outputs(at, place));
-    view.Store<kHeadDim>(at, place, total, merge.reference[0][at], merge.sum[0][at]);
-  }
-  __syncthreads();
 }
 
-// All threads.
+// Which blocks have a share in the rows that the block's range begins and ends in. One warp.
+template <int kHeadDim>
+__device__ void FillShares(const AttendParameters& p, const PlanRows& rows, const PlanGrid& grid,
+                           const PlanCuts& cuts, MergeMemory& merge) {
+  const uint32_t lane = threadIdx.x % 32;
+  const bool at_end = lane >= 2;
+  const bool last = lane % 2 == 1;
+  const PlanCut cut = at_end ? cuts.block_end : cuts.block_begin;
+  if (lane < 4 && cut.row < p.row_count && cut.unit > 0)
+    (last ? merge.last_block : merge.first_block)[at_end] =
+        BlockOf<kHeadDim>(p, rows, grid, cut.row, last);
+}
+
+// All threads, once every warp's states are there.
 template <int kHeadDim, int kTiles>
-__device__ void MergeRows(const AttendParameters& p, const PlanGrid& grid, const PlanMemory& plan,
-                          const WarpMemoryLayout<kHeadDim, kTiles>& memory, std::byte* warps,
-                          MergeMemory<4 * kTiles>& merge) {
-  const PlanCut begin = plan.cuts[0];
-  const PlanCut end = plan.cuts[grid.warps_per_cta];
-  MergeWarps<kHeadDim, kTiles>(p, grid, begin, end, memory, warps, merge);
+__device__ void MergeRows(const AttendParameters& p, const PlanCuts& cuts, MergeMemory& merge) {
+  constexpr int kRows = 4 * kTiles;
+  constexpr int kPartsAtOnce = 20 * 128 / (kHeadDim < 128 ? 128 : kHeadDim);
+  MergeWarps<kHeadDim, kTiles>(p, cuts, merge);
+  const PlanCut begin = cuts.block_begin;
+  const PlanCut end = cuts.block_end;
   // The rows that the range begins and ends in, if other blocks have a share in them; a range
   // inside one row has one.
   const bool shares[2] = {begin.unit > 0,
                           end.unit > 0 && (begin.unit == 0 || end.row != begin.row)};
   if (!shares[0] && !shares[1]) return;
+  __syncthreads();
   if (threadIdx.x < 2 && shares[threadIdx.x]) {
-    // Cumulative over the barrier before: what all threads have stored is visible first.
-    __threadfence();
+    // Cumulative over the barriers: what all threads have stored is visible first.
     merge.arrived_before[threadIdx.x] =
-        atomicAdd(&p.arrivals[threadIdx.x == 0 ? begin.row : end.row], 1u);
-    __threadfence();
+        ptx::AddAcquireRelease(&p.arrivals[threadIdx.x == 0 ? begin.row : end.row], 1u);
   }
   __syncthreads();
+  const uint32_t warp = threadIdx.x / 32;
+  const uint32_t lane = threadIdx.x % 32;
 #pragma unroll 1
   for (int i = 0; i < 2; ++i) {
     const uint32_t row = i == 0 ? begin.row : end.row;
-    if (!shares[i] || merge.arrived_before[i] != plan.last_block[i] - plan.first_block[i]) continue;
-    MergeBlocks<kHeadDim, 4 * kTiles>(p, row, plan.first_block[i], plan.last_block[i], merge);
+    const uint32_t others = merge.last_block[i] - merge.first_block[i];
+    if (!shares[i] || merge.arrived_before[i] != others) continue;
+    const uint32_t first_block = merge.first_block[i];
+    const auto part = [&](uint32_t k) {
+      return RowPart<kHeadDim, kRows>(p.parts, first_block + k, k > 0);
+    };
+    const RowView view = p.View(row, kRows);
+    for (int at = warp; at < kRows; at += blockDim.x / 32) {
+      const MergedRow<kHeadDim> merged =
+          MergeStates<kHeadDim, kPartsAtOnce>(part, others + 1, kAllLanes, at, lane);
+      merged.ForEach(lane, [&](int place, const float4& outputs, float reference, float sum) {
+        view.Store<kHeadDim>(at, place, outputs, reference, sum);
+      });
+    }
     if (threadIdx.x == 0) p.arrivals[row] = 0;
   }
 }

@@ -27,6 +27,7 @@ struct AttendParameters {
   uint32_t ring_bytes;  // of a warp
   uint32_t header_bytes;
   float* parts;        // [block][2] of a row's state
+  float* spills;       // [block][warp] of a row's state
   uint32_t* arrivals;  // [row], zero between launches
 
   // Of row `row` of the launch, which is first_row + row of the batch: its cell and KV head among

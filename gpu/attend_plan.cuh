@@ -31,10 +31,14 @@ struct PlanMemory {
   uint32_t warp_sums[kWarpsMax];
   uint32_t warp_largest[kWarpsMax];
   uint32_t largest_unit;
-  PlanCut cuts[kWarpsMax + 1];
-  // Which blocks have a share in the row that the block's range begins in, and in that it ends in.
-  uint32_t first_block[2];
-  uint32_t last_block[2];
+};
+
+// The ranges of a warp and of its block.
+struct PlanCuts {
+  PlanCut begin;
+  PlanCut end;
+  PlanCut block_begin;
+  PlanCut block_end;
 };
 
 template <int kHeadDim>
@@ -59,6 +63,8 @@ __device__ void FillPlanRows(const AttendParameters& p, const PlanRows& rows, Pl
     // What is read next.
     ptx::Touch(&cell);
     ptx::Touch(&cell.output);
+    ptx::Touch(cell.exact);
+    if (cell.heads != nullptr) ptx::Touch(&cell.heads[p.kv_heads.Rest(head)].record_bytes);
     const RowCosts costs = CostsOf(cell, p.record_bytes[head], ExactTokenBytes<kHeadDim>(p));
     rows.begin[row] = sum;
     rows.planes_units[row] = costs.planes_units;
@@ -108,84 +114,56 @@ __device__ inline uint32_t RowAt(const uint32_t* row_begin, uint32_t row_count, 
   return low;
 }
 
-// Where warp `warp` begins. Quotients need not be exact, as all threads compute them alike. Not
-// inlined, like what follows: code that runs once costs more to fetch than to execute.
+// Where warp `warp` begins. Quotients need not be exact, as all threads compute them alike.
 template <int kHeadDim>
-__device__ __noinline__ PlanCut CutOf(const AttendParameters& p, const PlanRows& rows,
-                                      const PlanGrid& grid, uint32_t warp) {
-  if (warp >= grid.warps()) return {p.row_count, 0};
-  if (warp == 0) return {0, 0};
+__device__ __forceinline__ PlanCut CutOf(const AttendParameters& p, const PlanRows& rows,
+                                         const PlanGrid& grid, uint32_t warp) {
   const uint32_t total = rows.begin[p.row_count];
-  const float warps_per_cost =
-      __fdividef(static_cast<float>(grid.warps()), static_cast<float>(total));
-  const uint32_t offset =
-      static_cast<uint32_t>(static_cast<float>(total) *
-                            __fdividef(static_cast<float>(warp), static_cast<float>(grid.warps())));
-  uint32_t row = RowAt(rows.begin, p.row_count, offset);
-  float first = rows.begin[row] * warps_per_cost;
-  float last = rows.begin[row + 1] * warps_per_cost;
-  if (warp >= static_cast<uint32_t>(last + 0.5f) && row + 1 < p.row_count &&
-      last - first >= kOwnWarpsMin) {
-    // Rounding has given the warp to the next row.
-    ++row;
-    first = last;
-    last = rows.begin[row + 1] * warps_per_cost;
-    if (last - first < kOwnWarpsMin) return {row, 0};
-  }
+  const float part = __fdividef(static_cast<float>(warp), static_cast<float>(grid.warps()));
+  const uint32_t offset = static_cast<uint32_t>(static_cast<float>(total) * part);
+  const uint32_t row = RowAt(rows.begin, p.row_count, offset);
   RowCosts costs;
   costs.planes_units = rows.planes_units[row];
   costs.planes_cost = rows.planes_cost[row];
   costs.exact_cost = ExactCost(ExactTokenBytes<kHeadDim>(p));
-  const uint32_t cost = rows.begin[row + 1] - rows.begin[row];
+  const uint32_t cost = rows.begin[row + 1] - rows.begin[row] - kRowCost;
   costs.exact_units = (cost - costs.planes_units * costs.planes_cost) / costs.exact_cost;
-  uint32_t in_row = offset - rows.begin[row];
-  if (last - first >= kOwnWarpsMin) {
-    const uint32_t first_warp = static_cast<uint32_t>(first + 0.5f);
-    const uint32_t end_warp = static_cast<uint32_t>(last + 0.5f);
-    if (warp <= first_warp) return {row, 0};
-    in_row = static_cast<uint32_t>(cost * (__fdividef(static_cast<float>(warp - first_warp),
-                                                      static_cast<float>(end_warp - first_warp))));
-  }
-  const uint32_t unit = costs.NearestUnit(in_row);
+  const uint32_t unit = costs.NearestUnit(offset - rows.begin[row]);
+  if (warp >= grid.warps()) return {p.row_count, 0};
   if (unit >= costs.units()) return {row + 1, 0};
   return {row, unit};
 }
 
+// Of warp `warp` of the block. The whole warp takes part, four lanes with a cut each.
+template <int kHeadDim>
+__device__ __forceinline__ PlanCuts CutsOf(const AttendParameters& p, const PlanRows& rows,
+                                           const PlanGrid& grid, uint32_t warp) {
+  const uint32_t first_warp = blockIdx.x * grid.warps_per_cta;
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t of_lane = lane < 2 ? warp + lane : lane == 2 ? 0 : grid.warps_per_cta;
+  const PlanCut cut = CutOf<kHeadDim>(p, rows, grid, first_warp + of_lane);
+  const auto from = [&](int source) {
+    return PlanCut{__shfl_sync(kAllLanes, cut.row, source),
+                   __shfl_sync(kAllLanes, cut.unit, source)};
+  };
+  return {from(0), from(1), from(2), from(3)};
+}
+
 // The block in whose range the first unit of `row` lies, or the last one.
 template <int kHeadDim>
-__device__ __noinline__ uint32_t BlockOf(const AttendParameters& p, const PlanRows& rows,
-                                         const PlanGrid& grid, uint32_t row, bool last) {
+__device__ __forceinline__ uint32_t BlockOf(const AttendParameters& p, const PlanRows& rows,
+                                            const PlanGrid& grid, uint32_t row, bool last) {
   const uint32_t offset = rows.begin[last ? row + 1 : row];
   const uint32_t near =
       static_cast<uint32_t>(offset * __fdividef(static_cast<float>(grid.ctas),
                                                 static_cast<float>(rows.begin[p.row_count])));
   // Cuts are rounded: the block is one of three.
+#pragma unroll 1
   for (uint32_t block = min(near + 1, grid.ctas - 1);; --block) {
     if (block == 0) return 0;
     const PlanCut cut = CutOf<kHeadDim>(p, rows, grid, block * grid.warps_per_cta);
     if (cut.row < row || (cut.row == row && (last || cut.unit == 0))) return block;
   }
-}
-
-// Fills the rest of `plan`. All threads; ends with a barrier.
-template <int kHeadDim>
-__device__ void FillCuts(const AttendParameters& p, const PlanRows& rows, const PlanGrid& grid,
-                         PlanMemory& plan) {
-  const uint32_t first_warp = blockIdx.x * grid.warps_per_cta;
-  if (threadIdx.x <= grid.warps_per_cta)
-    plan.cuts[threadIdx.x] = CutOf<kHeadDim>(p, rows, grid, first_warp + threadIdx.x);
-  // Four lanes of the last warp, meanwhile.
-  const uint32_t lane = threadIdx.x - (blockDim.x - 32);
-  if (blockDim.x - 32 <= threadIdx.x && lane >= 16 && lane < 20) {
-    const bool at_end = lane >= 18;
-    const bool last = lane % 2 == 1;
-    const PlanCut cut =
-        CutOf<kHeadDim>(p, rows, grid, first_warp + (at_end ? grid.warps_per_cta : 0));
-    if (cut.row < p.row_count && cut.unit > 0)
-      (last ? plan.last_block : plan.first_block)[at_end] =
-          BlockOf<kHeadDim>(p, rows, grid, cut.row, last);
-  }
-  __syncthreads();
 }
 
 }  // namespace kvdepot

@@ -1,10 +1,10 @@
-// Who reads which blocks: the work of an attend launch, cut into equal ranges for its warps.
+// Who reads what: the work of an attend launch, cut into equal ranges for its warps.
 //
-// A row (attend_launch.h) has units: the blocks of its `planes` runs, then the chunks of its exact
-// runs. A unit's cost stands for its bytes and its work. Rows lie one after the other on a line of
-// costs; warp w of n takes what lies between w / n and (w + 1) / n of it, rounded to whole units.
-// A warp may
-// get nothing, a block of warps gets a unit at least.
+// A row (attend_launch.h) has units: the steps of its `planes` runs, then the chunks of its exact
+// runs. A unit's cost stands for its bytes and its work; a row begins with a cost of its own, which
+// no unit has. Rows lie one after the other on a line of costs; warp w of n takes what lies between
+// w / n and (w + 1) / n of it, rounded to whole units. A warp may get nothing, a block of warps
+// gets a unit at least.
 #ifndef KVDEPOT_GPU_ATTEND_PLAN_H_
 #define KVDEPOT_GPU_ATTEND_PLAN_H_
 
@@ -15,13 +15,17 @@
 
 namespace kvdepot {
 
-// Costs are counted in so many bytes read.
-inline constexpr uint32_t kCostBytes = 64;
+// Costs are counted in so many bytes read. The costs of all rows together stay below 2^32: 2^40
+// bytes are more than a device holds.
+inline constexpr uint32_t kCostBytes = 256;
 // What a block costs beside its bytes. Memory serves warps by requests more than by bytes, and
 // softmax and products do not depend on the width.
 inline constexpr uint32_t kBlockWorkBytes = 6 * 1024;
-// A chunk takes as long as three blocks or four.
-inline constexpr uint32_t kChunkWorkBytes = 24 * 1024;
+inline constexpr uint32_t kChunkWorkBytes = 12 * 1024;
+// Queries are prepared and a first unit's latency is waited for by every warp; one that comes to a
+// second row does it again.
+inline constexpr uint32_t kRowWorkBytes = 40 * 1024;
+inline constexpr uint32_t kRowCost = kRowWorkBytes / kCostBytes;
 
 struct RowCosts {
   uint32_t planes_units = 0;
@@ -31,7 +35,7 @@ struct RowCosts {
 
   KVDEPOT_HOST_DEVICE uint32_t units() const { return planes_units + exact_units; }
   KVDEPOT_HOST_DEVICE uint32_t total() const {
-    return planes_units * planes_cost + exact_units * exact_cost;
+    return kRowCost + planes_units * planes_cost + exact_units * exact_cost;
   }
   KVDEPOT_HOST_DEVICE uint32_t largest_unit() const {
     const uint32_t planes = planes_units > 0 ? planes_cost : 0;
@@ -40,6 +44,8 @@ struct RowCosts {
   }
   // The unit boundary nearest to `offset` on the row's part of the line, 0 .. units().
   KVDEPOT_HOST_DEVICE uint32_t NearestUnit(uint32_t offset) const {
+    if (offset <= kRowCost) return 0;
+    offset -= kRowCost;
     const uint32_t planes = planes_units * planes_cost;
     if (offset < planes) return (offset + planes_cost / 2) / planes_cost;
     if (exact_units == 0) return planes_units;
@@ -57,7 +63,7 @@ KVDEPOT_HOST_DEVICE inline RowCosts CostsOf(const AttendCell& cell, uint32_t rec
   RowCosts costs;
   costs.planes_units = cell.planes_units;
   costs.exact_units = cell.exact_units;
-  costs.planes_cost = (record_bytes + kBlockWorkBytes) / kCostBytes;
+  costs.planes_cost = kStepBlocks * (record_bytes + kBlockWorkBytes) / kCostBytes;
   costs.exact_cost = ExactCost(exact_token_bytes);
   return costs;
 }
@@ -69,21 +75,17 @@ struct PlanGrid {
   KVDEPOT_HOST_DEVICE uint32_t warps() const { return ctas * warps_per_cta; }
 };
 
-// As many as there are, unless the range of a block became shorter than `largest_unit`: then it
-// could be empty. A warp's range may be.
+// As many as there are, unless the range of a block could be empty: ranges are rounded to units,
+// and the first of a row begins after the row's own cost. A warp's range may be empty.
 KVDEPOT_HOST_DEVICE inline PlanGrid GridFor(uint32_t total_cost, uint32_t largest_unit,
                                             uint32_t ctas, uint32_t warps_per_cta) {
   PlanGrid grid;
-  // With a quarter to spare: ranges are rounded.
-  const uint32_t most = largest_unit == 0 ? 1 : total_cost / largest_unit / 5 * 4;
+  // With a quarter to spare.
+  const uint32_t most = total_cost / (largest_unit + kRowCost) / 5 * 4;
   grid.ctas = most < 1 ? 1 : most < ctas ? most : ctas;
   grid.warps_per_cta = warps_per_cta;
   return grid;
 }
-
-// A row of at least so many ranges has whole warps of its own: none pays for two rows, and rounding
-// their number costs less than that.
-inline constexpr uint32_t kOwnWarpsMin = 6;
 
 // A boundary between two warps: before unit `unit` of row `row`.
 struct PlanCut {

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "gpu/attend_directory.h"
+#include "gpu/cuda_ptx.cuh"
 #include "gpu/divider.cuh"
 
 namespace kvdepot {
@@ -28,6 +29,10 @@ struct RowView {
   // Channel of V at a place; null: places are channels.
   __device__ const uint8_t* v_order() const {
     return cell->heads != nullptr ? cell->heads[kv_head].v_order : nullptr;
+  }
+  // Asks for v_order early: one load of the warp.
+  __device__ void TouchOrder(int lane) const {
+    if (const uint8_t* const order = v_order()) ptx::Touch(order + 8 * lane);
   }
   // Of row `row` of the tile's query and output among [query token][query_head].
   __device__ size_t Index(int row) const {

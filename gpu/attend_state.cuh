@@ -10,12 +10,17 @@ namespace kvdepot {
 
 // Far below every logit; differences of it stay finite.
 inline constexpr float kNoReference = -1e30f;
+// A logit of an exact token may exceed its reference by so much before that is raised.
+inline constexpr float kHeadroomLog2 = 8.0f;
 
-// In a warp's shared memory, outputs by place.
+// In a warp's shared memory, outputs by place; or spilled to device memory as it lies there.
 template <int kHeadDim>
 struct SharedState {
   float* base;
 
+  static constexpr __host__ __device__ uint32_t Floats(int rows) {
+    return rows * kRowStride<kHeadDim>;
+  }
   __device__ float4 outputs(int row, int place) const {
     return *reinterpret_cast<const float4*>(base + row * kRowStride<kHeadDim> + place);
   }
@@ -23,10 +28,11 @@ struct SharedState {
   __device__ float& output(int row, int place) const {
     return base[row * kRowStride<kHeadDim> + place];
   }
+  __device__ float2 numbers(int row) const { return {reference(row), sum(row)}; }
   __device__ float& reference(int row) const { return base[row * kRowStride<kHeadDim> + kHeadDim]; }
   __device__ float& sum(int row) const { return base[row * kRowStride<kHeadDim> + kHeadDim + 1]; }
   __device__ void Clear(int rows, int lane) const {
-    for (int i = lane; i < rows * kRowStride<kHeadDim>; i += 32) base[i] = 0;
+    for (int i = lane; i < Floats(rows); i += 32) base[i] = 0;
     __syncwarp();
     if (lane < rows) reference(lane) = kNoReference;
     __syncwarp();
@@ -49,15 +55,14 @@ struct GlobalState {
   __device__ float4 outputs(int row, int place) const {
     return __ldcg(reinterpret_cast<const float4*>(base + row * kHeadDim + place));
   }
-  __device__ float reference(int row) const { return __ldcg(base + kRows * kHeadDim + 2 * row); }
-  __device__ float sum(int row) const { return __ldcg(base + kRows * kHeadDim + 2 * row + 1); }
+  __device__ float2 numbers(int row) const {
+    return __ldcg(reinterpret_cast<const float2*>(base + kRows * kHeadDim + 2 * row));
+  }
   __device__ void Store(int row, int place, const float4& outputs_there, float reference_there,
                         float sum_there) const {
     *reinterpret_cast<float4*>(base + row * kHeadDim + place) = outputs_there;
-    if (place == 0) {
-      base[kRows * kHeadDim + 2 * row] = reference_there;
-      base[kRows * kHeadDim + 2 * row + 1] = sum_there;
-    }
+    if (place == 0)
+      *reinterpret_cast<float2*>(base + kRows * kHeadDim + 2 * row) = {reference_there, sum_there};
   }
 };
 

@@ -11,6 +11,12 @@ namespace kvdepot {
 // Of a warp, for instructions that all of its lanes execute together.
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
+// A value that all lanes hold alike, in a form that the compiler knows to be one: branches on it do
+// not diverge, addresses from it are computed once a warp.
+__device__ __forceinline__ uint32_t Uniform(uint32_t value) {
+  return __shfl_sync(kAllLanes, value, 0);
+}
+
 }  // namespace kvdepot
 
 namespace kvdepot::ptx {
@@ -91,6 +97,23 @@ __device__ __forceinline__ void MmaUnsignedFirst(int32_t (&d)[4], uint32_t a0, u
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "r"(0));
 }
 
+// D += A B, A 16x16 and B 16x8 of bf16 or fp16, D 16x8 of fp32.
+template <bool kIsBf16>
+__device__ __forceinline__ void MmaFloat(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                         uint32_t a3, uint32_t b0, uint32_t b1) {
+  if constexpr (kIsBf16) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
+}
+
 // Transposes an 8x8 matrix of 16-bit elements; lane 4 r + c holds elements 2 c and 2 c + 1 of row
 // r.
 __device__ __forceinline__ uint32_t Transpose8x8(uint32_t rows) {
@@ -103,6 +126,21 @@ __device__ __forceinline__ uint32_t Transpose8x8(uint32_t rows) {
 // for.
 __device__ __forceinline__ void Touch(const void* global) {
   asm volatile("{ .reg .u32 unused; ld.global.u32 unused, [%0]; }" ::"l"(global));
+}
+
+// Brings the line of `global` to the device's cache.
+__device__ __forceinline__ void PrefetchL2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
+// Adds to a counter of the device and returns what it was.
+__device__ __forceinline__ uint32_t AddAcquireRelease(uint32_t* counter, uint32_t value) {
+  uint32_t before;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(counter), "r"(value)
+               : "memory");
+  return before;
 }
 
 __device__ __forceinline__ float Exp2(float x) {

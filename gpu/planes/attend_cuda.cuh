@@ -1,4 +1,4 @@
-// Scores and weighted sums of one 64-token block of `planes` on the tensor cores, one warp a block.
+// Scores and weighted sums of two 64-token blocks of `planes` on the tensor cores, by one warp.
 //
 // The bytes are the u8 operand A of mma.m16n8k32 as they lie (gpu/FORMAT.md): masking is all that
 // unpacking takes. Queries and softmax weights are 16-bit integers, split into a high and a low
@@ -13,16 +13,21 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "gpu/attend_directory.h"
 #include "gpu/cuda_ptx.cuh"
 #include "gpu/planes/format.h"
 #include "gpu/planes/pattern.h"
 
 namespace kvdepot::planes {
 
-// Softmax weights of a block's tokens as operand B, chunk x at x, and what one unit of them is.
+// A warp reads two blocks at a time, a step: loops, queries and sums are shared, and the one's
+// instructions fill the other's waits. A step has 8 chunks of 16 tokens.
+inline constexpr int kStepChunks = kStepBlocks * kBlockTokens / 16;
+
+// Softmax weights of a step's tokens as operand B, chunk x at x, and what one unit of them is.
 template <int kTiles>
-struct BlockWeights {
-  uint32_t operand[kTiles][4];
+struct StepWeights {
+  uint32_t operand[kTiles][kStepChunks];
   float factor[kTiles];
 };
 
@@ -94,6 +99,21 @@ __device__ __forceinline__ void LoadValueWords(const std::byte* tile, int lane,
   }
 }
 
+// products += A weights, or = where `first`.
+__device__ __forceinline__ void AddWeighted(int32_t (&products)[4], bool first, uint32_t a0,
+                                            uint32_t a1, uint32_t a2, uint32_t a3,
+                                            const uint32_t* weights) {
+  if (first) {
+    ptx::MmaUnsignedFirst(products, a0, a1, a2, a3, weights[0], weights[1]);
+  } else {
+    ptx::MmaUnsigned(products, a0, a1, a2, a3, weights[0], weights[1]);
+  }
+}
+// Of row s of the two: high and low column together.
+__device__ __forceinline__ float ProductOf(const int32_t (&products)[4], int s) {
+  return static_cast<float>(256 * products[2 * s] + products[2 * s + 1]);
+}
+
 // Numbers of groups by width, that of width w in byte w - 1. A head's widths never increase, so
 // these and the order of the widths say all.
 __device__ __forceinline__ uint32_t WidthCounts(uint32_t widths) {
@@ -109,20 +129,23 @@ __device__ __forceinline__ uint32_t WidthCounts(uint32_t widths) {
 // memory, [group][tile][lane], where a loop can index them; each lane sees its own alone.
 
 template <int kTiles, int kWidth>
-__device__ __forceinline__ void AddKeyGroups(uint32_t counts, int lane, const std::byte*& group,
-                                             const uint2*& q, int32_t (&scores)[kTiles][4][4]) {
+__device__ __forceinline__ void AddKeyGroups(uint32_t counts, uint32_t record_bytes, int lane,
+                                             const std::byte*& group, const uint2*& q,
+                                             int32_t (&scores)[kTiles][kStepChunks][4]) {
 #pragma unroll 1
   for (uint32_t count = counts >> (8 * (kWidth - 1)) & 255u; count > 0; --count) {
-    uint32_t words[2][4];
-    LoadKeyWords<kWidth>(group, lane, words);
     uint2 b[kTiles];
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) b[n] = q[32 * n + lane];
+    uint32_t words[kStepBlocks][2][4];
 #pragma unroll
-    for (int x = 0; x < 4; ++x) {
+    for (int block = 0; block < kStepBlocks; ++block)
+      LoadKeyWords<kWidth>(group + block * record_bytes, lane, words[block]);
+#pragma unroll
+    for (int x = 0; x < kStepChunks; ++x) {
       uint32_t a[4];
-      Operand<kWidth>(words[0], x, a[0], a[1]);
-      Operand<kWidth>(words[1], x, a[2], a[3]);
+      Operand<kWidth>(words[x / 4][0], x % 4, a[0], a[1]);
+      Operand<kWidth>(words[x / 4][1], x % 4, a[2], a[3]);
 #pragma unroll
       for (int n = 0; n < kTiles; ++n)
         ptx::MmaSigned(scores[n][x], a[0], a[1], a[2], a[3], b[n].x, b[n].y);
@@ -132,19 +155,22 @@ __device__ __forceinline__ void AddKeyGroups(uint32_t counts, int lane, const st
   }
 }
 
-// Adds q' . codes to scores[n][x]: tokens 16 x + g and 16 x + 8 + g.
+// Adds q' . codes to scores[n][x]: tokens 16 x + g and 16 x + 8 + g of the step. `planes`: K's of
+// the first block, those of the second lie `record_bytes` later.
 template <int kTiles>
-__device__ __forceinline__ void AddKeyProducts(uint32_t counts, int lane, const std::byte* planes,
-                                               const uint2* q, int32_t (&scores)[kTiles][4][4]) {
-  AddKeyGroups<kTiles, 4>(counts, lane, planes, q, scores);
-  AddKeyGroups<kTiles, 3>(counts, lane, planes, q, scores);
-  AddKeyGroups<kTiles, 2>(counts, lane, planes, q, scores);
-  AddKeyGroups<kTiles, 1>(counts, lane, planes, q, scores);
+__device__ __forceinline__ void AddKeyProducts(uint32_t counts, uint32_t record_bytes, int lane,
+                                               const std::byte* planes, const uint2* q,
+                                               int32_t (&scores)[kTiles][kStepChunks][4]) {
+  AddKeyGroups<kTiles, 4>(counts, record_bytes, lane, planes, q, scores);
+  AddKeyGroups<kTiles, 3>(counts, record_bytes, lane, planes, q, scores);
+  AddKeyGroups<kTiles, 2>(counts, record_bytes, lane, planes, q, scores);
+  AddKeyGroups<kTiles, 1>(counts, record_bytes, lane, planes, q, scores);
 }
 
 template <int kTiles, int kWidth>
-__device__ __forceinline__ void AddValueGroups(uint32_t counts, int lane, const std::byte*& group,
-                                               const BlockWeights<kTiles>& weights, float4*& sums) {
+__device__ __forceinline__ void AddValueGroups(uint32_t counts, uint32_t record_bytes, int lane,
+                                               const std::byte*& group,
+                                               const StepWeights<kTiles>& weights, float4*& sums) {
 #pragma unroll 1
   for (uint32_t count = counts >> (8 * (kWidth - 1)) & 255u; count > 0; --count) {
     float sum[kTiles][4];
@@ -156,56 +182,62 @@ __device__ __forceinline__ void AddValueGroups(uint32_t counts, int lane, const 
       sum[n][2] = before.z;
       sum[n][3] = before.w;
     }
+    uint32_t words[2][kStepBlocks][4];
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
-      uint32_t words[4];
-      LoadValueWords<kWidth>(group + 128 * kWidth * tile, lane, words);
-      int32_t products[kTiles][4];
 #pragma unroll
-      for (int k = 0; k < 2; ++k) {
+      for (int block = 0; block < kStepBlocks; ++block)
+        LoadValueWords<kWidth>(group + block * record_bytes + 128 * kWidth * tile, lane,
+                               words[tile][block]);
+    }
+    int32_t products[2][kTiles][4];
+#pragma unroll
+    for (int k = 0; k < kStepChunks / 2; ++k) {
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile) {
         uint32_t a[4];
-        Operand<kWidth>(words, 2 * k, a[0], a[1]);
-        Operand<kWidth>(words, 2 * k + 1, a[2], a[3]);
+        Operand<kWidth>(words[tile][k / 2], 2 * k % 4, a[0], a[1]);
+        Operand<kWidth>(words[tile][k / 2], 2 * k % 4 + 1, a[2], a[3]);
 #pragma unroll
-        for (int n = 0; n < kTiles; ++n) {
-          const uint32_t b0 = weights.operand[n][2 * k];
-          const uint32_t b1 = weights.operand[n][2 * k + 1];
-          if (k == 0) {
-            ptx::MmaUnsignedFirst(products[n], a[0], a[1], a[2], a[3], b0, b1);
-          } else {
-            ptx::MmaUnsigned(products[n], a[0], a[1], a[2], a[3], b0, b1);
-          }
-        }
-      }
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-        for (int s = 0; s < 2; ++s) {
-          const int32_t product = 256 * products[n][2 * s] + products[n][2 * s + 1];
-          sum[n][2 * tile + s] =
-              fmaf(static_cast<float>(product), weights.factor[n], sum[n][2 * tile + s]);
-        }
+        for (int n = 0; n < kTiles; ++n)
+          AddWeighted(products[tile][n], k == 0, a[0], a[1], a[2], a[3],
+                      weights.operand[n] + 2 * k);
       }
     }
 #pragma unroll
-    for (int n = 0; n < kTiles; ++n)
+    for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        sum[n][i] = fmaf(ProductOf(products[i / 2][n], i % 2), weights.factor[n], sum[n][i]);
       sums[32 * n + lane] = {sum[n][0], sum[n][1], sum[n][2], sum[n][3]};
+    }
     group += GroupBytes(kWidth);
     sums += 32 * kTiles;
   }
 }
 
 // Adds factor times weights . codes to sums: component 2 tile + s of group G is place 32 G + 16
-// tile
-// + 8 s + g. A block's sum fits 32 bits: 64 tokens, weights below 61,441, codes of at most 240.
+// tile + 8 s + g. A step's sum fits 32 bits: 128 tokens, weights of at most 61,440, codes of at
+// most 240.
 template <int kTiles>
-__device__ __forceinline__ void AddValueProducts(uint32_t counts, int lane, const std::byte* planes,
-                                                 const BlockWeights<kTiles>& weights,
-                                                 float4* sums) {
-  AddValueGroups<kTiles, 4>(counts, lane, planes, weights, sums);
-  AddValueGroups<kTiles, 3>(counts, lane, planes, weights, sums);
-  AddValueGroups<kTiles, 2>(counts, lane, planes, weights, sums);
-  AddValueGroups<kTiles, 1>(counts, lane, planes, weights, sums);
+__device__ __forceinline__ void AddValueProducts(uint32_t counts, uint32_t record_bytes, int lane,
+                                                 const std::byte* planes,
+                                                 const StepWeights<kTiles>& weights, float4* sums) {
+  AddValueGroups<kTiles, 4>(counts, record_bytes, lane, planes, weights, sums);
+  AddValueGroups<kTiles, 3>(counts, record_bytes, lane, planes, weights, sums);
+  AddValueGroups<kTiles, 2>(counts, record_bytes, lane, planes, weights, sums);
+  AddValueGroups<kTiles, 1>(counts, record_bytes, lane, planes, weights, sums);
+}
+
+// Sum of the step's weights of query row t of tile `n`, in units of factor.
+template <int kTiles>
+__device__ __forceinline__ float WeightSum(const StepWeights<kTiles>& weights, int n) {
+  constexpr uint32_t kOnes = 0x01010101u;
+  int32_t products[4];
+#pragma unroll
+  for (int k = 0; k < kStepChunks / 2; ++k)
+    AddWeighted(products, k == 0, kOnes, kOnes, kOnes, kOnes, weights.operand[n] + 2 * k);
+  return ProductOf(products, 0);
 }
 
 // (2^w - 1) 2^(4 - w): twice what a left-aligned code is counted from.

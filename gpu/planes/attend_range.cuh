@@ -1,4 +1,4 @@
-// Attention of one warp over consecutive blocks of `planes` segments of one KV head.
+// Attention of one warp over consecutive steps of `planes` segments of one KV head.
 #ifndef KVDEPOT_GPU_PLANES_ATTEND_RANGE_CUH_
 #define KVDEPOT_GPU_PLANES_ATTEND_RANGE_CUH_
 
@@ -23,8 +23,10 @@ inline constexpr float kQueryMax = 32512.0f;
 inline constexpr float kWeightLog2 = 15.0f;
 // How far a block's reference may exceed that of the sums before those are scaled.
 inline constexpr float kReferenceSpan = 60.0f;
-// A full segment has so many blocks: where to look for a unit's run first.
-inline constexpr uint32_t kRunBlocks = kSegmentTokensMax / kBlockTokens;
+// A full segment has so many steps: where to look for a unit's run first.
+inline constexpr uint32_t kRunSteps = kSegmentTokensMax / kBlockTokens / kStepBlocks;
+// Of a lane in a step: tokens 8 i + g.
+inline constexpr int kStepTokensOfLane = kStepBlocks * kBlockTokens / 8;
 // 2^23: adding it leaves an integer in the low bits of a float.
 inline constexpr float kIntegerMagic = 8388608.0f;
 inline constexpr uint32_t kIntegerMagicBits = 0x4B000000u;
@@ -53,26 +55,25 @@ class Ring {
         is_leader_(lane == 0),
         policy_(ptx::EvictFirst()) {}
 
-  // Nothing is under way: records have `bytes` from now on.
-  __device__ void Begin(uint32_t bytes) {
-    record_bytes_ = bytes;
+  // Nothing is under way.
+  __device__ void Begin() {
     load_ = 0;
     take_ = 0;
   }
-  __device__ void LoadRecord(const std::byte* record) {
-    Load(memory_.ring + load_ * slot_bytes_, record, record_bytes_, load_);
+  __device__ void LoadRecords(const std::byte* records, uint32_t bytes) {
+    Load(memory_.ring + load_ * slot_bytes_, records, bytes, load_);
     load_ = (load_ + 1) % kRingSlots;
   }
-  __device__ const std::byte* WaitRecord() {
+  __device__ const std::byte* WaitRecords() {
     Wait(take_);
-    const std::byte* record = memory_.ring + take_ * slot_bytes_;
+    const std::byte* records = memory_.ring + take_ * slot_bytes_;
     take_ = (take_ + 1) % kRingSlots;
-    return record;
+    return records;
   }
-  __device__ void LoadHead(const DeviceHead* head) {
-    Load(memory_.head, head, sizeof(DeviceHead), kHeadBarrier);
+  __device__ void LoadKeyOrder(const DeviceHead& head) {
+    Load(memory_.k_order, head.k_order, kHeadDim, kOrderBarrier);
   }
-  __device__ void WaitHead() { Wait(kHeadBarrier); }
+  __device__ void WaitKeyOrder() { Wait(kOrderBarrier); }
   __device__ void LoadKeyTable(const std::byte* part) {
     Load(memory_.k_table, part, TableBytes(kHeadDim), kKeyTableBarrier);
   }
@@ -95,9 +96,8 @@ class Ring {
   const uint32_t slot_bytes_;
   const bool is_leader_;
   const uint64_t policy_;
-  uint32_t record_bytes_ = 0;
   uint32_t load_ = 0;  // slot of the next copy
-  uint32_t take_ = 0;  // slot of the next record to use
+  uint32_t take_ = 0;  // slot of the next records to use
   uint32_t phases_ = 0;
 };
 
@@ -111,12 +111,12 @@ struct HeadNumbers {
   uint32_t v_counts;
 
   __device__ explicit HeadNumbers(const DeviceHead& head)
-      : record_bytes(head.record_bytes),
-        record_bytes_before(head.record_bytes_before),
-        k_widths(head.k_widths),
-        v_widths(head.v_widths),
-        k_counts(WidthCounts(head.k_widths)),
-        v_counts(WidthCounts(head.v_widths)) {}
+      : record_bytes(Uniform(head.record_bytes)),
+        record_bytes_before(Uniform(head.record_bytes_before)),
+        k_widths(Uniform(head.k_widths)),
+        v_widths(Uniform(head.v_widths)),
+        k_counts(WidthCounts(k_widths)),
+        v_counts(WidthCounts(v_widths)) {}
 
   __device__ uint32_t KeyPlanesBytes() const {
     // Sum of the nibbles.
@@ -125,57 +125,75 @@ struct HeadNumbers {
   }
 };
 
-// Walks over the blocks of a list of runs.
+// Walks over the steps of a range of a cell's runs.
 template <int kHeadDim>
-struct BlockWalk {
-  const PlanesRun* runs;
-  const HeadNumbers* head;
-  uint32_t kv_head;
-  uint32_t header_bytes;
-  uint32_t left;   // blocks of the whole range from here on
-  uint32_t index;  // of the run
+class StepWalk {
+ public:
+  uint32_t left;  // steps of the whole range from here on
   // Of the run:
   const std::byte* part;
   uint32_t position;  // of the segment's token 0
   uint32_t first;     // its visible tokens are first .. end - 1
   uint32_t end;
-  uint32_t block;      // next one, from the segment's beginning
-  uint32_t block_end;  // one past the last that the range has of it
+  uint32_t token;        // the next step's first, from the segment's beginning
+  uint32_t blocks_left;  // that the range has of it
 
-  __device__ void Begin(uint32_t at_index, uint32_t unit, uint32_t units) {
-    index = at_index;
-    left = units;
-    Enter(unit - runs[index].unit_begin);
+  // Units [unit_begin, unit_end), not empty. The whole warp takes part.
+  __device__ StepWalk(const AttendCell& cell, const HeadNumbers& head, uint32_t kv_head,
+                      uint32_t header_bytes, uint32_t unit_begin, uint32_t unit_end, int lane)
+      : left(unit_end - unit_begin),
+        run_(cell.planes +
+             RunAt(cell.planes, cell.planes_runs, unit_begin, unit_begin / kRunSteps, lane)),
+        record_bytes_(head.record_bytes),
+        part_offset_(header_bytes + 2 * TableBytes(kHeadDim) * kv_head),
+        record_bytes_before_(head.record_bytes_before) {
+    Enter(unit_begin - run_->unit_begin);
   }
-  __device__ const std::byte* record() const {
-    return part + 2 * TableBytes(kHeadDim) + block * head->record_bytes;
+
+  // Of the run from here on.
+  __device__ uint32_t steps() const { return (blocks_left + kStepBlocks - 1) / kStepBlocks; }
+  // The next step's.
+  __device__ const std::byte* records() const { return records_; }
+  __device__ uint32_t records_bytes() const {
+    return min(blocks_left, static_cast<uint32_t>(kStepBlocks)) * record_bytes_;
   }
   __device__ void NextRun() {
-    left -= block_end - block;
-    if (left == 0) return;
-    ++index;
-    Enter(0);
+    left -= steps();
+    if (left > 0) EnterNext();
   }
-  // The next block; the next run where this one ends.
-  __device__ void NextBlock() {
+  // The next step; the next run where this one ends.
+  __device__ void NextStep() {
     --left;
-    if (++block == block_end && left > 0) {
-      ++index;
-      Enter(0);
+    if (blocks_left > kStepBlocks) {
+      blocks_left -= kStepBlocks;
+      records_ += kStepBlocks * record_bytes_;
+    } else if (left > 0) {
+      EnterNext();
     }
   }
 
  private:
-  __device__ void Enter(uint32_t skipped_blocks) {
-    const PlanesRun run = runs[index];
-    part = run.segment + PlanesPartOffset(header_bytes, kHeadDim, static_cast<int>(kv_head),
-                                          head->record_bytes_before, run.blocks);
-    position = run.position;
-    first = run.first;
-    end = run.first + run.count;
-    block = run.first_block + skipped_blocks;
-    block_end = min((end + kBlockTokens - 1) / kBlockTokens, block + left);
+  __device__ void EnterNext() {
+    ++run_;
+    Enter(0);
   }
+  __device__ void Enter(uint32_t skipped_steps) {
+    const PlanesRun run = *run_;
+    part = run.segment + part_offset_ + static_cast<size_t>(record_bytes_before_) * run.blocks;
+    position = run.position;
+    first = Uniform(run.first);
+    end = Uniform(run.first + run.count);
+    const uint32_t block = Uniform(run.first_block) + kStepBlocks * skipped_steps;
+    token = block * kBlockTokens;
+    blocks_left = min((end + kBlockTokens - 1) / kBlockTokens - block, kStepBlocks * left);
+    records_ = part + 2 * TableBytes(kHeadDim) + block * record_bytes_;
+  }
+
+  const PlanesRun* run_;
+  uint32_t record_bytes_;
+  size_t part_offset_;
+  uint32_t record_bytes_before_;
+  const std::byte* records_;
 };
 
 // Queries of four rows a tile in the units of one segment's K table.
@@ -270,23 +288,32 @@ class RangeAttention {
   }
 
   __device__ void BeginSegment(const std::byte* k_table) {
-    queries_.Make(k_table, memory_.head->k_order, head_.k_widths, memory_.q, memory_.operand,
-                  lane_);
+    queries_.Make(k_table, memory_.k_order, head_.k_widths, memory_.q, memory_.operand, lane_);
   }
 
-  // `masked`: not all rows see all 64 tokens, of which the first has position `position`; those
-  // before `first` and from `end` on belong to no row.
-  __device__ __forceinline__ void AddBlock(const std::byte* record, bool masked, uint32_t position,
-                                           int first, int end) {
-    const uint4 codes = *reinterpret_cast<const uint4*>(record + 16 * (lane_ / 4));
-    const std::byte* planes = record + kTokenScaleBytes;
-    float y[kTiles][8];
-    Logits(codes, planes, y);
+  // `masked`: not all rows see all 128 tokens, of which the first has position `position`; those
+  // before `first` and from `end` on belong to no row, and their records may be missing.
+  __device__ __forceinline__ void AddStep(const std::byte* records, bool masked, uint32_t position,
+                                          int first, int end) {
+    TokenCodes k_codes;
+    TokenCodes v_codes;
+#pragma unroll
+    for (int block = 0; block < kStepBlocks; ++block) {
+      const uint4 codes =
+          *reinterpret_cast<const uint4*>(records + block * head_.record_bytes + 16 * (lane_ / 4));
+      k_codes.words[2 * block] = codes.x;
+      k_codes.words[2 * block + 1] = codes.y;
+      v_codes.words[2 * block] = codes.z;
+      v_codes.words[2 * block + 1] = codes.w;
+    }
+    const std::byte* planes = records + kTokenScaleBytes;
+    float y[kTiles][kStepTokensOfLane];
+    Logits(k_codes, planes, y);
     if (masked) Mask(position, first, end, y);
-    BlockWeights<kTiles> weights;
-    Weigh(codes, y, weights);
-    AddValueProducts<kTiles>(head_.v_counts, lane_, planes + key_planes_bytes_, weights,
-                             memory_.sums);
+    StepWeights<kTiles> weights;
+    Weigh(v_codes, y, weights);
+    AddValueProducts<kTiles>(head_.v_counts, head_.record_bytes, lane_, planes + key_planes_bytes_,
+                             weights, memory_.sums);
   }
 
   // Adds the segment's sums to the state.
@@ -299,7 +326,7 @@ class RangeAttention {
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
       const float sum = SumOverG(sum_[n]);
-      const float weight_sum = SumOverG(weight_sum_[n]);
+      const float weight_sum = weight_sum_[n];
       const float factor = ptx::Exp2(folded_reference_[n] - reference_[n]);
       folded_sum_[n] = folded_sum_[n] * factor + sum;
       folded_reference_[n] = reference_[n];
@@ -353,47 +380,59 @@ class RangeAttention {
     return soft_cap_ > 0 ? 1.0f : queries_.multiplier[n];
   }
 
-  // Logits to base 2, in units of UnitOf, of tokens 16 x + 8 s + g, at 2 x + s.
-  __device__ __forceinline__ void Logits(const uint4& codes, const std::byte* planes,
-                                         float (&y)[kTiles][8]) const {
-    int32_t scores[kTiles][4][4];
+  // Codes of the lane's tokens, of K or of V.
+  struct TokenCodes {
+    uint32_t words[kStepTokensOfLane / 4];
+    // The scale of token 8 i + g times 2^power (gpu/FORMAT.md), from `exponent`: the bits of
+    // 2^(power - 31) as a float.
+    __device__ __forceinline__ float Scale(int i, uint32_t exponent) const {
+      const uint32_t code = __byte_perm(words[i / 4], 0, 0x4440 + i % 4);
+      return __uint_as_float((code << 20) + exponent);
+    }
+  };
+
+  // Logits to base 2, in units of UnitOf, of tokens 8 i + g.
+  __device__ __forceinline__ void Logits(const TokenCodes& codes, const std::byte* planes,
+                                         float (&y)[kTiles][kStepTokensOfLane]) const {
+    int32_t scores[kTiles][kStepChunks][4];
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
-      for (int x = 0; x < 4; ++x) {
+      for (int x = 0; x < kStepChunks; ++x) {
         scores[n][x][0] = 0;
         scores[n][x][1] = -queries_.half[n];
         scores[n][x][2] = 0;
         scores[n][x][3] = -16 * queries_.half[n];
       }
     }
-    AddKeyProducts<kTiles>(head_.k_counts, lane_, planes, memory_.operand, scores);
+    AddKeyProducts<kTiles>(head_.k_counts, head_.record_bytes, lane_, planes, memory_.operand,
+                           scores);
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
+      // High nibbles count sixteen times.
+      const uint32_t exponent[2] = {(96u << 23) + queries_.unit_bits[n],
+                                    (92u << 23) + queries_.unit_bits[n]};
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int s = i % 2;
-        const int32_t score = 256 * scores[n][i / 2][2 * s] + scores[n][i / 2][2 * s + 1];
-        const uint32_t code = __byte_perm(i < 4 ? codes.x : codes.y, 0, 0x4440 + i % 4);
-        const float scale =
-            __uint_as_float((code << 20) + ((s == 0 ? 96u : 92u) << 23) + queries_.unit_bits[n]);
-        y[n][i] = fmaf(scale, static_cast<float>(score), queries_.centre[n]);
+      for (int i = 0; i < kStepTokensOfLane; ++i) {
+        y[n][i] = fmaf(codes.Scale(i, exponent[i % 2]), ProductOf(scores[n][i / 2], i % 2),
+                       queries_.centre[n]);
       }
     }
     if (soft_cap_ > 0) {
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) y[n][i] = Capped(y[n][i] * queries_.multiplier[n], soft_cap_);
+        for (int i = 0; i < kStepTokensOfLane; ++i)
+          y[n][i] = Capped(y[n][i] * queries_.multiplier[n], soft_cap_);
       }
     }
   }
 
   __device__ __forceinline__ void Mask(uint32_t position, int first, int end,
-                                       float (&y)[kTiles][8]) const {
+                                       float (&y)[kTiles][kStepTokensOfLane]) const {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int token = 16 * (i / 2) + 8 * (i % 2) + lane_ / 4;
+    for (int i = 0; i < kStepTokensOfLane; ++i) {
+      const int token = 8 * i + lane_ / 4;
       const uint32_t at = position + token;
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
@@ -402,44 +441,39 @@ class RangeAttention {
     }
   }
 
-  // p = 2^(y - the block's reference), and p times V's token scales as integers.
-  __device__ __forceinline__ void Weigh(const uint4& codes, const float (&y)[kTiles][8],
-                                        BlockWeights<kTiles>& weights) {
-    float scale[8];
+  // p = 2^(y - the step's reference), and p times V's token scales as integers.
+  __device__ __forceinline__ void Weigh(const TokenCodes& codes,
+                                        const float (&y)[kTiles][kStepTokensOfLane],
+                                        StepWeights<kTiles>& weights) {
+    float scale[kStepTokensOfLane];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const uint32_t code = __byte_perm(i < 4 ? codes.z : codes.w, 0, 0x4440 + i % 4);
-      scale[i] = __uint_as_float((code << 20) + (96u << 23));
-    }
+    for (int i = 0; i < kStepTokensOfLane; ++i) scale[i] = codes.Scale(i, 96u << 23);
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
-      float largest = y[n][0];
+      float largest = fmaxf(y[n][0], y[n][1]);
 #pragma unroll
-      for (int i = 1; i < 8; ++i) largest = fmaxf(largest, y[n][i]);
+      for (int i = 2; i < kStepTokensOfLane; i += 2)
+        largest = fmaxf(largest, fmaxf(y[n][i], y[n][i + 1]));
       // kNoReference where nothing is visible.
       const float reference =
           fmaxf(ceilf(MaxOverG(largest) * UnitOf(n)) - kWeightLog2, kNoReference);
       if (__any_sync(kAllLanes, reference - reference_[n] > kReferenceSpan))
         Raise(n, fmaxf(reference, reference_[n]));
       weights.factor[n] = ptx::Exp2(reference - reference_[n]);
-      float sum = 0;
-      uint32_t weight_sum = 0;
-      uint32_t weight[8];
+      float sum[2] = {0, 0};
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const float p = ptx::Exp2(fmaf(y[n][i], UnitOf(n), -reference));
-        sum += p;
-        weight[i] = __float_as_uint(fmaf(p, scale[i], kIntegerMagic));
-        weight_sum += weight[i];
-      }
-      sum_[n] = fmaf(sum, weights.factor[n], sum_[n]);
-      weight_sum_[n] = fmaf(static_cast<float>(weight_sum - 8 * kIntegerMagicBits),
-                            weights.factor[n], weight_sum_[n]);
+      for (int x = 0; x < kStepChunks; ++x) {
+        uint32_t weight[2];
 #pragma unroll
-      for (int x = 0; x < 4; ++x) {
-        weights.operand[n][x] =
-            ptx::Transpose8x8(__byte_perm(weight[2 * x], weight[2 * x + 1], 0x4051));
+        for (int s = 0; s < 2; ++s) {
+          const float p = ptx::Exp2(fmaf(y[n][2 * x + s], UnitOf(n), -reference));
+          sum[s] += p;
+          weight[s] = __float_as_uint(fmaf(p, scale[2 * x + s], kIntegerMagic));
+        }
+        weights.operand[n][x] = ptx::Transpose8x8(__byte_perm(weight[0], weight[1], 0x4051));
       }
+      sum_[n] = fmaf(sum[0] + sum[1], weights.factor[n], sum_[n]);
+      weight_sum_[n] = fmaf(WeightSum(weights, n), weights.factor[n], weight_sum_[n]);
     }
   }
 
@@ -471,7 +505,7 @@ class RangeAttention {
   float reference_[kTiles];
   float folded_reference_[kTiles];
   float folded_sum_[kTiles];
-  // Of the segment so far, this lane's share.
+  // Of the segment so far: the lane's share of p, and the sum of all weights.
   float sum_[kTiles];
   float weight_sum_[kTiles];
 };
@@ -483,51 +517,48 @@ __device__ __forceinline__ void AttendRange(
     const AttendCell& cell, uint32_t kv_head, uint32_t header_bytes, uint32_t unit_begin,
     uint32_t unit_end, const RowLimits& limits, float soft_cap, const WarpMemory<kHeadDim>& memory,
     Ring<kHeadDim>& ring, const SharedState<kHeadDim>& state, int lane, const Prepare& prepare) {
-  ring.LoadHead(&cell.heads[kv_head]);
+  ring.LoadKeyOrder(cell.heads[kv_head]);
   const HeadNumbers head(cell.heads[kv_head]);
-  const uint32_t run =
-      RunAt(cell.planes, cell.planes_runs, unit_begin, unit_begin / kRunBlocks, lane);
-  BlockWalk<kHeadDim> walk{cell.planes, &head, kv_head, header_bytes};
-  walk.Begin(run, unit_begin, unit_end - unit_begin);
-  BlockWalk<kHeadDim> ahead = walk;
-  const auto load_record = [&] {
+  StepWalk<kHeadDim> walk(cell, head, kv_head, header_bytes, unit_begin, unit_end, lane);
+  StepWalk<kHeadDim> ahead = walk;
+  const auto load_records = [&] {
     if (ahead.left == 0) return;
-    ring.LoadRecord(ahead.record());
-    ahead.NextBlock();
+    ring.LoadRecords(ahead.records(), ahead.records_bytes());
+    ahead.NextStep();
   };
-  ring.Begin(head.record_bytes);
+  ring.Begin();
   ring.LoadKeyTable(walk.part);
-  load_record();
+  load_records();
   ring.LoadValueTable(walk.part);
-  for (int slot = 1; slot < kRingSlots; ++slot) load_record();
+  for (int slot = 1; slot < kRingSlots; ++slot) load_records();
   prepare();
-  ring.WaitHead();
+  ring.WaitKeyOrder();
 
   RangeAttention<kHeadDim, kTiles> attention(head, memory, limits, soft_cap, state, lane);
   while (walk.left > 0) {
     ring.WaitKeyTable();
     attention.BeginSegment(memory.k_table);
     __syncwarp();
-    BlockWalk<kHeadDim> next = walk;
-    next.NextRun();
-    if (next.left > 0) ring.LoadKeyTable(next.part);
-    // Blocks that all rows see as a whole, by position.
-    const uint32_t clear_begin = max(walk.position + walk.first, limits.begin_all);
-    const uint32_t clear_end = min(walk.position + walk.end, limits.end_all);
-    for (uint32_t block = walk.block; block < walk.block_end; ++block) {
-      const uint32_t position = walk.position + block * kBlockTokens;
-      const bool masked = position < clear_begin || position + kBlockTokens > clear_end;
-      const int token = static_cast<int>(block) * kBlockTokens;
-      attention.AddBlock(ring.WaitRecord(), masked, position, static_cast<int>(walk.first) - token,
-                         static_cast<int>(walk.end) - token);
+    const StepWalk<kHeadDim> run = walk;
+    walk.NextRun();
+    if (walk.left > 0) ring.LoadKeyTable(walk.part);
+    // Steps that all rows see as a whole begin at these positions.
+    const int clear_begin = static_cast<int>(max(run.position + run.first, limits.begin_all));
+    const int clear_end =
+        static_cast<int>(min(run.position + run.end, limits.end_all)) - kStepBlocks * kBlockTokens;
+    uint32_t token = run.token;
+    for (uint32_t step = run.steps(); step > 0; --step, token += kStepBlocks * kBlockTokens) {
+      const int position = static_cast<int>(run.position + token);
+      const bool masked = position < clear_begin || position > clear_end;
+      attention.AddStep(ring.WaitRecords(), masked, run.position + token,
+                        static_cast<int>(run.first - token), static_cast<int>(run.end - token));
       __syncwarp();
-      load_record();
+      load_records();
     }
     ring.WaitValueTable();
     attention.EndSegment(memory.v_table);
     __syncwarp();
-    if (next.left > 0) ring.LoadValueTable(next.part);
-    walk = next;
+    if (walk.left > 0) ring.LoadValueTable(walk.part);
   }
   attention.End();
   __syncwarp();

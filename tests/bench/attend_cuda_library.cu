@@ -177,7 +177,7 @@ class Batch {
       run.unit_begin = cell.planes_units;
       run.count = static_cast<uint16_t>(count);
       run.blocks = static_cast<uint16_t>(count / kBlockTokens);
-      cell.planes_units += run.blocks;
+      cell.planes_units += PlanesSteps(run.first, run.count);
       planes.push_back(run);
     }
     std::vector<ExactRun> exact{MakeExact(kSinkTokens, sinks, 0, cell, copy)};

@@ -1,5 +1,7 @@
 #include "gpu/attend_plan.h"
 
+#include <algorithm>
+
 #include "gtest/gtest.h"
 
 namespace kvdepot {
@@ -15,9 +17,9 @@ RowCosts Costs(uint32_t planes_units, uint32_t planes_cost, uint32_t exact_units
   return costs;
 }
 
-// Boundary of unit `unit` on the row's line, added up one by one.
+// Boundary of unit `unit` on the row's line, added up one by one. The row's own cost comes first.
 uint32_t BoundaryOf(const RowCosts& costs, uint32_t unit) {
-  uint32_t offset = 0;
+  uint32_t offset = kRowCost;
   for (uint32_t i = 0; i < unit; ++i)
     offset += i < costs.planes_units ? costs.planes_cost : costs.exact_cost;
   return offset;
@@ -28,7 +30,9 @@ TEST(AttendPlanTest, TheNearestUnitIsTheNearestBoundary) {
        {Costs(9, 7, 3, 20), Costs(4, 30, 5, 3), Costs(6, 5, 0, 8), Costs(0, 5, 4, 8)}) {
     ASSERT_EQ(BoundaryOf(costs, costs.units()), costs.total());
     uint32_t before = 0;
-    for (uint32_t offset = 0; offset <= costs.total(); ++offset) {
+    for (uint32_t offset = 0; offset < kRowCost; ++offset)
+      ASSERT_EQ(costs.NearestUnit(offset), 0u) << "a cut in the row's own cost is before the row";
+    for (uint32_t offset = kRowCost; offset <= costs.total(); ++offset) {
       const uint32_t unit = costs.NearestUnit(offset);
       ASSERT_LE(unit, costs.units());
       ASSERT_GE(unit, before) << "cuts must ascend";
@@ -52,7 +56,7 @@ TEST(AttendPlanTest, ABlockOfWarpsAlwaysGetsMoreThanTheCostliestUnit) {
       EXPECT_LE(grid.ctas, 132u);
       EXPECT_EQ(grid.warps_per_cta, 8u);
       if (grid.ctas > 1) {
-        EXPECT_GE(total / grid.ctas * 4, largest * 5 - 4) << total << " " << largest;
+        EXPECT_GE(total / grid.ctas * 4, (largest + kRowCost) * 5 - 4) << total << " " << largest;
       }
     }
   }
@@ -66,9 +70,18 @@ TEST(AttendPlanTest, CostsStandForBytesAndWork) {
   cell.exact_units = 2;
   const RowCosts costs = CostsOf(cell, 4224, 512);
   EXPECT_EQ(costs.units(), 5u);
-  EXPECT_EQ(costs.planes_cost, (4224 + kBlockWorkBytes) / kCostBytes);
+  EXPECT_EQ(costs.planes_cost, kStepBlocks * (4224 + kBlockWorkBytes) / kCostBytes);
   EXPECT_EQ(costs.exact_cost, (512 * 16 + kChunkWorkBytes) / kCostBytes);
-  EXPECT_EQ(costs.largest_unit(), costs.exact_cost);
+  EXPECT_EQ(costs.largest_unit(), std::max(costs.planes_cost, costs.exact_cost));
+}
+
+TEST(AttendPlanTest, AStepReadsTwoBlocksFromTheFirstVisibleOne) {
+  EXPECT_EQ(PlanesSteps(0, 1), 1u);
+  EXPECT_EQ(PlanesSteps(0, 128), 1u);
+  EXPECT_EQ(PlanesSteps(0, 129), 2u);
+  EXPECT_EQ(PlanesSteps(63, 2), 1u);
+  EXPECT_EQ(PlanesSteps(63, 66), 2u);
+  EXPECT_EQ(PlanesSteps(0, 1024), 8u);
 }
 
 }  // namespace
