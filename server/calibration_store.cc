@@ -8,6 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "gpu/backend.h"
+#include "server/calibration_bytes.h"
 
 namespace kvdepot {
 namespace {
@@ -129,6 +130,20 @@ absl::Status CalibrationStore::Put(const std::string& tenant, const Calibration&
   }
   own.emplace(calibration.hash, *std::move(entry));
   return absl::OkStatus();
+}
+
+uint64_t CalibrationStore::BytesOf(const Calibration& calibration) {
+  uint64_t bytes = calibration.model.size() + calibration.description.size();
+  for (const std::vector<HeadCalibration>& heads : calibration.layers) {
+    const size_t head_dim = heads.empty() ? 0 : heads[0].k.channel_order.size();
+    bytes += sizeof(LayerShape) + kProfileCount * CalibrationBytes(heads.size(), head_dim);
+  }
+  return bytes;
+}
+
+bool CalibrationStore::Has(const std::string& tenant, const std::string& hash) const {
+  MutexLock lock(mu_);
+  return FindEntry(tenant, hash) != nullptr;
 }
 
 std::vector<CalibrationSummary> CalibrationStore::List(const std::string& tenant) const {

@@ -62,6 +62,12 @@ class CalibrationStore {
   // calibrations_per_tenant_max.
   absl::Status Put(const std::string& tenant, const Calibration& calibration);
 
+  // What a stored calibration takes, all profiles of it.
+  static uint64_t BytesOf(const Calibration& calibration);
+
+  // Whether `tenant` may name it.
+  bool Has(const std::string& tenant, const std::string& hash) const;
+
   // Shared ones and the tenant's own, in order of hash.
   std::vector<CalibrationSummary> List(const std::string& tenant) const;
 

@@ -56,9 +56,11 @@ absl::StatusOr<ChunkWriter> ChunkWriter::Prepare(EngineState* state, Session* se
   writer.session_ = session;
   writer.chunk_ = chunk;
   std::vector<uint64_t> sizes_bytes;
+  bool moments_count = false;
   {
     MutexLock lock(state->mu);
     const Layer& layer = session->layers()[static_cast<size_t>(chunk.layer)];
+    moments_count = layer.MomentsCount(session->spec().codec);
     writer.skip_ = std::min(layer.token_count() - chunk.position, chunk.token_count);
     writer.count_ = chunk.token_count - writer.skip_;
     for (const int capacity : layer.ExtentsFor(writer.count_)) {
@@ -69,6 +71,12 @@ absl::StatusOr<ChunkWriter> ChunkWriter::Prepare(EngineState* state, Session* se
       state->Allocate(session->tenant(), ExtentUse::kTail, sizes_bytes);
   if (!fresh.ok()) return fresh.status();
   writer.fresh_ = *std::move(fresh);
+  if (moments_count && writer.count_ > 0) {
+    absl::StatusOr<QueryMomentsRef> moments =
+        state->Charge(session->tenant(), chunk.query_second_moments);
+    if (!moments.ok()) return moments.status();
+    writer.moments_ = *std::move(moments);
+  }
   return writer;
 }
 
@@ -91,7 +99,7 @@ uint64_t ChunkWriter::Store(EngineState* state) {
   }
   {
     MutexLock lock(state->mu);
-    session_->layers()[layer_index].Append(count_, fresh_, chunk_.query_second_moments);
+    session_->layers()[layer_index].Append(count_, fresh_, std::move(moments_));
   }
   fresh_.clear();
   state->observer->OnAppended(count_);

@@ -41,6 +41,8 @@ class ChunkWriter {
   uint64_t skip_ = 0;
   uint64_t count_ = 0;
   std::vector<ExtentRef> fresh_;
+  // Null where the chunk's moments have no use.
+  QueryMomentsRef moments_;
 };
 
 }  // namespace kvdepot

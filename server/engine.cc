@@ -26,7 +26,7 @@ class EngineImpl final : public Engine {
              CalibrationStore* calibrations, Clock* clock, EngineObserver* observer)
       : state_(options, std::move(backend), calibrations, clock, observer) {}
 
-  absl::StatusOr<SessionInfo> CreateSession(const Caller& caller, const SessionSpec& spec,
+  absl::StatusOr<SessionInfo> CreateSession(const Caller& caller, SessionSpec spec,
                                             bool* created) override;
   absl::StatusOr<SessionInfo> GetSession(const Caller& caller, const std::string& session_id,
                                          const std::string& name) override;
@@ -35,6 +35,7 @@ class EngineImpl final : public Engine {
   absl::Status DeleteSession(const Caller& caller, const std::string& session_id) override;
   absl::StatusOr<SessionInfo> TouchSession(const Caller& caller,
                                            const std::string& session_id) override;
+  absl::Status PutCalibration(const Caller& caller, const Calibration& calibration) override;
   void Drain(absl::Time deadline) override;
   void ExpireSessions() override;
   size_t session_count() const override;
@@ -86,10 +87,27 @@ class EngineImpl final : public Engine {
   }
 
  private:
+  // The spec's second moments, one entry a layer, if the session will have a use for them.
+  absl::StatusOr<std::vector<QueryMomentsRef>> TakeMoments(const std::string& tenant,
+                                                           SessionSpec* spec);
+
   EngineState state_;
 };
 
-absl::StatusOr<SessionInfo> EngineImpl::CreateSession(const Caller& caller, const SessionSpec& spec,
+absl::StatusOr<std::vector<QueryMomentsRef>> EngineImpl::TakeMoments(const std::string& tenant,
+                                                                     SessionSpec* spec) {
+  std::vector<std::vector<float>> moments = std::exchange(spec->query_second_moments, {});
+  std::vector<QueryMomentsRef> charged(spec->layers.size());
+  if (spec->codec != Codec::kPlanes || !spec->calibration.empty()) return charged;
+  for (size_t i = 0; i < moments.size(); ++i) {
+    absl::StatusOr<QueryMomentsRef> layer = state_.Charge(tenant, std::move(moments[i]));
+    if (!layer.ok()) return layer.status();
+    charged[i] = *std::move(layer);
+  }
+  return charged;
+}
+
+absl::StatusOr<SessionInfo> EngineImpl::CreateSession(const Caller& caller, SessionSpec spec,
                                                       bool* created) {
   *created = false;
   absl::Status valid = ValidateSpec(spec, state_.options);
@@ -123,7 +141,10 @@ absl::StatusOr<SessionInfo> EngineImpl::CreateSession(const Caller& caller, cons
     return absl::ResourceExhaustedError(
         absl::StrCat("sessions_per_tenant_max: ", count, " of ", sessions_max, " sessions exist"));
   }
-  const auto session = std::make_shared<Session>(NewSessionId(), caller.tenant, spec, layout, now);
+  absl::StatusOr<std::vector<QueryMomentsRef>> moments = TakeMoments(caller.tenant, &spec);
+  if (!moments.ok()) return moments.status();
+  const auto session = std::make_shared<Session>(NewSessionId(), caller.tenant, std::move(spec),
+                                                 layout, *std::move(moments), now);
   state_.sessions.Insert(session);
   *created = true;
   return session->Info();
@@ -174,6 +195,20 @@ absl::StatusOr<SessionInfo> EngineImpl::TouchSession(const Caller& caller,
   if (!session.ok()) return session.status();
   (*session)->Touch(state_.clock->Now());
   return (*session)->Info();
+}
+
+absl::Status EngineImpl::PutCalibration(const Caller& caller, const Calibration& calibration) {
+  if (state_.calibrations->Has(caller.tenant, calibration.hash)) return absl::OkStatus();
+  absl::StatusOr<MemoryCharge> charge = state_.ReserveHostMemory(
+      caller.tenant, CalibrationStore::BytesOf(calibration), "the calibration");
+  if (!charge.ok()) return charge.status();
+  absl::Status stored = state_.calibrations->Put(caller.tenant, calibration);
+  if (!stored.ok()) return stored;
+  MutexLock lock(state_.mu);
+  // Of two calls that store the same one the first is charged.
+  state_.calibration_charges.emplace(std::make_pair(caller.tenant, calibration.hash),
+                                     *std::move(charge));
+  return absl::OkStatus();
 }
 
 void EngineImpl::Drain(absl::Time deadline) {
@@ -229,6 +264,10 @@ void EngineImpl::CheckInvariants() {
     for (const Layer& layer : session->layers()) layer.CheckInvariants();
     stored[session->tenant()] += session->stored_bytes();
     total += session->stored_bytes();
+  }
+  for (const auto& [key, charge] : state_.calibration_charges) {
+    stored[key.first] += charge.bytes();
+    total += charge.bytes();
   }
   // Calls in flight hold memory besides: what they prepare, and what they read after its session
   // dropped it.

@@ -70,7 +70,7 @@ class Engine {
   // Refuses what is still queued (UNAVAILABLE) and waits for what has begun.
   virtual ~Engine() = default;
 
-  virtual absl::StatusOr<SessionInfo> CreateSession(const Caller& caller, const SessionSpec& spec,
+  virtual absl::StatusOr<SessionInfo> CreateSession(const Caller& caller, SessionSpec spec,
                                                     bool* created) = 0;
   // `session_id`, or `name` if that is empty.
   virtual absl::StatusOr<SessionInfo> GetSession(const Caller& caller,
@@ -90,6 +90,10 @@ class Engine {
   // stays sealed.
   virtual void SealSession(const Caller& caller, const std::string& session_id, uint64_t generation,
                            Done<SessionInfo> done) = 0;
+
+  // Stores it for the caller's tenant alone, which is charged for it. Errors as
+  // CalibrationStore::Put, and RESOURCE_EXHAUSTED naming the limit of memory.
+  virtual absl::Status PutCalibration(const Caller& caller, const Calibration& calibration) = 0;
 
   virtual absl::StatusOr<std::unique_ptr<Addition>> BeginAppend(const Caller& caller,
                                                                 const std::string& session_id,

@@ -95,7 +95,10 @@ class FetchWork final : public EngineWork<FetchedTokens> {
     return fetched;
   }
 
-  void Release() override { view_ = {}; }
+  void Release() override {
+    view_ = {};
+    calibration_ = nullptr;
+  }
 
   const FetchRange range_;
   const DType to_dtype_;

@@ -9,8 +9,8 @@
 namespace kvdepot {
 
 struct EngineOptions {
-  // Memory of all sessions: segments, sinks and tails. Where the engine begins; SetBudget changes
-  // it.
+  // Memory of all sessions: segments, sinks and tails, second moments of queries, calibrations but
+  // those of the daemon's folder. Where the engine begins; SetBudget changes it.
   uint64_t budget_bytes = uint64_t{1} << 30;
   // What one tenant may use of it. 0: all of it.
   uint64_t tenant_quota_bytes = 0;

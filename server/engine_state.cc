@@ -56,6 +56,25 @@ absl::StatusOr<std::vector<ExtentRef>> EngineState::Allocate(
   return extents;
 }
 
+absl::StatusOr<MemoryCharge> EngineState::ReserveHostMemory(const std::string& tenant,
+                                                            uint64_t bytes,
+                                                            absl::string_view field) {
+  absl::StatusOr<MemoryCharge> charge = budget.Reserve(tenant, bytes);
+  if (charge.ok()) return charge;
+  return absl::Status(charge.status().code(),
+                      absl::StrCat(charge.status().message(), " for ", field));
+}
+
+absl::StatusOr<QueryMomentsRef> EngineState::Charge(const std::string& tenant,
+                                                    std::vector<float> moments) {
+  if (moments.empty()) return QueryMomentsRef();
+  absl::StatusOr<MemoryCharge> charge =
+      ReserveHostMemory(tenant, moments.size() * sizeof(float), "query_second_moments");
+  if (!charge.ok()) return charge.status();
+  return std::make_shared<Charged<std::vector<float>>>(
+      Charged<std::vector<float>>{*std::move(charge), std::move(moments)});
+}
+
 InFlight::InFlight(EngineState* state) : state_(state) {
   MutexLock lock(state_->mu);
   ++state_->in_flight;

@@ -3,14 +3,18 @@
 #define KVDEPOT_SERVER_ENGINE_STATE_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "gpu/backend.h"
 #include "server/calibration_store.h"
+#include "server/charged.h"
 #include "server/clock.h"
 #include "server/engine_observer.h"
 #include "server/engine_options.h"
@@ -41,6 +45,11 @@ struct EngineState {
   // limit.
   absl::StatusOr<std::vector<ExtentRef>> Allocate(const std::string& tenant, ExtentUse use,
                                                   const std::vector<uint64_t>& sizes_bytes);
+  // Of what `field` of a request brings. RESOURCE_EXHAUSTED naming the limit and the field.
+  absl::StatusOr<MemoryCharge> ReserveHostMemory(const std::string& tenant, uint64_t bytes,
+                                                 absl::string_view field);
+  // `moments`, charged to `tenant`; null if there are none. Errors as ReserveHostMemory.
+  absl::StatusOr<QueryMomentsRef> Charge(const std::string& tenant, std::vector<float> moments);
 
   const EngineOptions options;
   const SealRule seal_rule;
@@ -57,6 +66,9 @@ struct EngineState {
   mutable Mutex mu;
   CondVar in_flight_changed;
   SessionTable sessions ABSL_GUARDED_BY(mu);
+  // Of the calibrations that tenants stored, by tenant and hash. Never dropped, like those.
+  std::map<std::pair<std::string, std::string>, MemoryCharge> calibration_charges
+      ABSL_GUARDED_BY(mu);
   // Calls that hold sessions or memory of theirs.
   int in_flight ABSL_GUARDED_BY(mu) = 0;
   bool draining ABSL_GUARDED_BY(mu) = false;

@@ -5,15 +5,17 @@
 #include <utility>
 
 #include "gpu/check.h"
+#include "server/calibration_bytes.h"
 
 namespace kvdepot {
 
 Layer::Layer(const LayerShape& shape, DType dtype,
              std::shared_ptr<const LayerCalibration> calibration,
-             std::vector<float> query_second_moments)
+             QueryMomentsRef query_second_moments)
     : shape_(shape),
       dtype_(dtype),
       calibration_(std::move(calibration)),
+      calibration_is_named_(calibration_ != nullptr),
       query_second_moments_(std::move(query_second_moments)) {}
 
 uint64_t Layer::first_held() const {
@@ -34,6 +36,11 @@ uint64_t Layer::stored_bytes() const {
   uint64_t bytes = sinks_ == nullptr ? 0 : sinks_->charge.bytes();
   for (const Segment& segment : segments_) bytes += segment.extent->charge.bytes();
   for (const ExtentRef& extent : tail_) bytes += extent->charge.bytes();
+  if (query_second_moments_ != nullptr) bytes += query_second_moments_->charge.bytes();
+  if (calibration_ != nullptr && !calibration_is_named_) {
+    bytes += CalibrationBytes(static_cast<size_t>(shape_.kv_heads),
+                              static_cast<size_t>(shape_.head_dim));
+  }
   return bytes;
 }
 
@@ -99,7 +106,7 @@ std::vector<Placement> Layer::Place(uint64_t tokens, absl::Span<const ExtentRef>
 }
 
 void Layer::Append(uint64_t tokens, absl::Span<const ExtentRef> fresh,
-                   const std::vector<float>& query_second_moments) {
+                   QueryMomentsRef query_second_moments) {
   KVDEPOT_CHECK(fresh.size() == ExtentsFor(tokens).size());
   if (token_count_ == 0 && tokens > 0) {
     sinks_ = fresh[0];
@@ -107,9 +114,7 @@ void Layer::Append(uint64_t tokens, absl::Span<const ExtentRef> fresh,
   }
   tail_.insert(tail_.end(), fresh.begin(), fresh.end());
   token_count_ += tokens;
-  if (!query_second_moments.empty() && calibration_ == nullptr && due_.empty()) {
-    query_second_moments_ = query_second_moments;
-  }
+  if (query_second_moments != nullptr) query_second_moments_ = std::move(query_second_moments);
 }
 
 DroppedExtents Layer::DropBefore(uint64_t oldest_query) {
@@ -156,7 +161,7 @@ DroppedExtents Layer::Seal(ExtentRef segment, Codec codec,
   segments_.push_back({std::move(segment), codec, tail_position_, tokens, tokens});
   tail_position_ += static_cast<uint64_t>(tokens);
   calibration_ = std::move(calibration);
-  query_second_moments_ = {};
+  query_second_moments_ = nullptr;
   return dropped;
 }
 

@@ -23,6 +23,7 @@
 #include "gpu/calibration.h"
 #include "gpu/shape.h"
 #include "gpu/token_run.h"
+#include "server/charged.h"
 #include "server/seal_rule.h"
 #include "server/segment.h"
 #include "server/session_types.h"
@@ -60,19 +61,21 @@ struct CutExtent {
 
 class Layer {
  public:
-  // `calibration` is null for raw, and for planes until the layer makes its own.
+  // `calibration` is null for raw, and for planes until the layer makes its own; the moments are
+  // for such a layer alone.
   Layer(const LayerShape& shape, DType dtype, std::shared_ptr<const LayerCalibration> calibration,
-        std::vector<float> query_second_moments);
+        QueryMomentsRef query_second_moments);
 
   const LayerShape& shape() const { return shape_; }
   const std::shared_ptr<const LayerCalibration>& calibration() const { return calibration_; }
-  const std::vector<float>& query_second_moments() const { return query_second_moments_; }
+  const QueryMomentsRef& query_second_moments() const { return query_second_moments_; }
   uint64_t token_count() const { return token_count_; }
   // First token that is still held; before it are those that left the sliding window.
   uint64_t first_held() const;
   // What the seal rule counts.
   uint64_t undecided_tokens() const;
   LayerState state() const;
+  // What the layer is charged for, its moments or its own calibration included.
   uint64_t stored_bytes() const;
 
   // Tokens [begin, end), which are held.
@@ -82,13 +85,19 @@ class Layer {
   std::vector<int> ExtentsFor(uint64_t tokens) const;
   // Where `tokens` more tokens go, given those extents.
   std::vector<Placement> Place(uint64_t tokens, absl::Span<const ExtentRef> fresh) const;
-  // `tokens` more tokens are there. `query_second_moments`, unless empty, count until the first
-  // segment is decided.
+  // `tokens` more tokens are there. `query_second_moments`, unless null, take the place of those
+  // before, if they still count.
   void Append(uint64_t tokens, absl::Span<const ExtentRef> fresh,
-              const std::vector<float>& query_second_moments);
+              QueryMomentsRef query_second_moments);
 
   // Drops what no query at `oldest_query` or later can see. Nothing without a sliding window.
   DroppedExtents DropBefore(uint64_t oldest_query);
+
+  // Whether moments have a use: until the first segment is decided, in a layer that will make a
+  // calibration of its own.
+  bool MomentsCount(Codec codec) const {
+    return codec == Codec::kPlanes && calibration_ == nullptr && due_.empty();
+  }
 
   void Decide(const DecidedSegments& decided);
   bool has_due() const { return !due_.empty(); }
@@ -119,7 +128,8 @@ class Layer {
   const LayerShape shape_;
   const DType dtype_;
   std::shared_ptr<const LayerCalibration> calibration_;
-  std::vector<float> query_second_moments_;
+  const bool calibration_is_named_;
+  QueryMomentsRef query_second_moments_;
   uint64_t token_count_ = 0;
   ExtentRef sinks_;  // Null while there are no tokens, and after they left the sliding window.
   std::deque<Segment> segments_;

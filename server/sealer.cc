@@ -4,6 +4,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/types/span.h"
+#include "server/calibration_bytes.h"
+#include "server/charged.h"
 #include "server/reconstruction_error.h"
 
 namespace kvdepot {
@@ -34,6 +37,41 @@ absl::StatusOr<bool> Encode(EngineState* state, const std::string& tenant, SealJ
   return state->backend->Encode(job.source(), job.codec, calibration, job.segment->data());
 }
 
+// The layer's own calibration, made from its first segment.
+absl::StatusOr<std::shared_ptr<const LayerCalibration>> MakeCalibration(
+    EngineState* state, const Session& session, const QueryMomentsRef& moments,
+    const SealJob& job) {
+  absl::StatusOr<MemoryCharge> charge = state->budget.Reserve(
+      session.tenant(), CalibrationBytes(static_cast<size_t>(job.shape.kv_heads),
+                                         static_cast<size_t>(job.shape.head_dim)));
+  if (!charge.ok()) return charge.status();
+  absl::Span<const float> values;
+  if (moments != nullptr) values = moments->value;
+  const auto made = std::make_shared<Charged<LayerCalibration>>(Charged<LayerCalibration>{
+      *std::move(charge),
+      state->backend->DeriveCalibration(job.source(), session.spec().profile, values)});
+  return std::shared_ptr<const LayerCalibration>(made, &made->value);
+}
+
+// The segment, in whatever codec it takes. RESOURCE_EXHAUSTED: no memory for it, or for the
+// calibration that it needs.
+absl::Status MakeSegment(EngineState* state, const Session& session, const QueryMomentsRef& moments,
+                         SealJob& job) {
+  if (job.codec == Codec::kPlanes && job.calibration == nullptr) {
+    absl::StatusOr<std::shared_ptr<const LayerCalibration>> made =
+        MakeCalibration(state, session, moments, job);
+    if (!made.ok()) return made.status();
+    job.calibration = *std::move(made);
+  }
+  absl::StatusOr<bool> encoded = Encode(state, session.tenant(), job);
+  if (encoded.ok() && !*encoded) {
+    job.segment = nullptr;
+    job.codec = Codec::kRaw;
+    encoded = Encode(state, session.tenant(), job);
+  }
+  return encoded.status();
+}
+
 void SampleError(EngineState* state, const SealJob& job) {
   const uint64_t interval = static_cast<uint64_t>(state->options.error_sample_interval);
   if (job.codec != Codec::kPlanes || interval == 0) return;
@@ -47,7 +85,7 @@ void SampleError(EngineState* state, const SealJob& job) {
 
 absl::StatusOr<bool> SealNext(EngineState* state, Session* session, size_t layer) {
   SealJob job;
-  std::vector<float> query_second_moments;
+  QueryMomentsRef query_second_moments;
   {
     MutexLock lock(state->mu);
     const Layer& from = session->layers()[layer];
@@ -61,19 +99,9 @@ absl::StatusOr<bool> SealNext(EngineState* state, Session* session, size_t layer
   job.codec = session->spec().codec;
   for (const ExtentRef& block : job.due.blocks) job.blocks.push_back(block->data());
 
-  if (job.codec == Codec::kPlanes && job.calibration == nullptr) {
-    job.calibration = std::make_shared<const LayerCalibration>(state->backend->DeriveCalibration(
-        job.source(), session->spec().profile, query_second_moments));
-  }
-  absl::StatusOr<bool> encoded = Encode(state, session->tenant(), job);
-  if (encoded.ok() && !*encoded) {
-    job.segment = nullptr;
-    job.codec = Codec::kRaw;
-    encoded = Encode(state, session->tenant(), job);
-  }
-  if (!encoded.ok()) {
+  if (absl::Status status = MakeSegment(state, *session, query_second_moments, job); !status.ok()) {
     state->observer->OnSealDeferred();
-    return encoded.status();
+    return status;
   }
   SampleError(state, job);
 

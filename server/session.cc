@@ -7,14 +7,13 @@
 namespace kvdepot {
 
 Session::Session(std::string id, std::string tenant, SessionSpec spec,
-                 const std::shared_ptr<const ModelLayout>& layout, absl::Time now)
+                 const std::shared_ptr<const ModelLayout>& layout,
+                 std::vector<QueryMomentsRef> moments, absl::Time now)
     : id_(std::move(id)),
       tenant_(std::move(tenant)),
       spec_(std::move(spec)),
       create_time_(now),
       last_use_(now) {
-  std::vector<std::vector<float>> moments = std::move(spec_.query_second_moments);
-  spec_.query_second_moments.clear();
   moments.resize(spec_.layers.size());
   for (size_t i = 0; i < spec_.layers.size(); ++i) {
     std::shared_ptr<const LayerCalibration> calibration;

@@ -8,6 +8,7 @@
 
 #include "absl/time/time.h"
 #include "server/calibration_store.h"
+#include "server/charged.h"
 #include "server/layer.h"
 #include "server/session_types.h"
 
@@ -17,10 +18,11 @@ namespace kvdepot {
 // finish on a session that was deleted meanwhile.
 class Session {
  public:
-  // `layout` is null for raw and for a session that makes its own calibration. The spec's
-  // query_second_moments move to the layers.
+  // `layout` is null for raw and for a session that makes its own calibration. `moments`, none or
+  // one entry a layer, are the spec's query_second_moments, which it no longer holds.
   Session(std::string id, std::string tenant, SessionSpec spec,
-          const std::shared_ptr<const ModelLayout>& layout, absl::Time now);
+          const std::shared_ptr<const ModelLayout>& layout, std::vector<QueryMomentsRef> moments,
+          absl::Time now);
 
   const std::string& id() const { return id_; }
   const std::string& tenant() const { return tenant_; }

@@ -72,11 +72,11 @@ grpc::ServerUnaryReactor* KvDepotService::CreateSession(grpc::CallbackServerCont
                                                         const v1::CreateSessionRequest* request,
                                                         v1::CreateSessionResponse* response) {
   return AnswerNow(RpcMethod::kCreateSession, rpc, [&](const Caller& caller) {
-    const absl::StatusOr<SessionSpec> spec = ToSessionSpec(*request);
+    absl::StatusOr<SessionSpec> spec = ToSessionSpec(*request);
     if (!spec.ok()) return spec.status();
     bool created = false;
-    absl::Status status =
-        AnswerWithSession(context_.engine->CreateSession(caller, *spec, &created), response);
+    absl::Status status = AnswerWithSession(
+        context_.engine->CreateSession(caller, *std::move(spec), &created), response);
     response->set_created(created);
     return status;
   });
@@ -168,7 +168,7 @@ grpc::ServerUnaryReactor* KvDepotService::PutCalibration(grpc::CallbackServerCon
     const absl::StatusOr<Calibration> calibration = ParseCalibration(request->file());
     if (!calibration.ok()) return calibration.status();
     response->set_hash(calibration->hash);
-    return context_.calibrations->Put(caller.tenant, *calibration);
+    return context_.engine->PutCalibration(caller, *calibration);
   });
 }
 

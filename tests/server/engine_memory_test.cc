@@ -2,11 +2,15 @@
 // off.
 #include <gtest/gtest.h>
 
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "server/calibration_bytes.h"
+#include "server/calibration_store.h"
 #include "tests/server/engine_fixture.h"
 
 namespace kvdepot {
@@ -155,6 +159,90 @@ TEST(EngineMemoryTest, DecodingAlsoSealsFirstWhatWasPutOff) {
   const std::vector<float> q = RandomQueries(random, kShape, 1);
   ASSERT_TRUE(engine.Decode(0, {Step(session, 0, 336, kShape, tokens, q)}).ok());
   EXPECT_EQ(engine.Get(session.id).layers[0].sealed_end, 272u);
+}
+
+TEST(EngineMemoryTest, MomentsAreChargedUntilACalibrationTakesTheirPlace) {
+  EngineOptions options;
+  options.tenant_quota_bytes = 100 * kBlockBytes;
+  TestEngine engine(options);
+  std::mt19937 random(8);
+  SessionSpec spec = Spec("s", Codec::kPlanes, kShape);
+  spec.query_second_moments = {std::vector<float>(64, 1)};
+  const SessionInfo session = *engine.Create(spec);
+  EXPECT_EQ(engine->used_bytes(), 64 * sizeof(float));
+  EXPECT_EQ(engine.Get(session.id).stored_bytes, 64 * sizeof(float));
+  // Asking again takes nothing more.
+  ASSERT_TRUE(engine.Create(spec).ok());
+  EXPECT_EQ(engine->used_bytes(), 64 * sizeof(float));
+  engine->CheckInvariants();
+  ASSERT_TRUE(engine.Append(session, 0, 0, {RandomTokens(random, kShape, 400)}).ok());
+  ASSERT_GT(engine.Get(session.id).layers[0].sealed_end, 0u);
+  EXPECT_EQ(engine->used_bytes(), engine.Get(session.id).stored_bytes);
+  // Without tokens the calibration is what is left.
+  ASSERT_TRUE(engine.Truncate(session, 0).ok());
+  EXPECT_EQ(engine->used_bytes(), CalibrationBytes(1, 64));
+  engine->CheckInvariants();
+}
+
+TEST(EngineMemoryTest, MomentsThatDoNotFitAreRefused) {
+  EngineOptions options;
+  options.tenant_quota_bytes = kSinksBytes + 200;
+  TestEngine engine(options);
+  std::mt19937 random(9);
+  SessionSpec spec = Spec("s", Codec::kPlanes, kShape);
+  spec.query_second_moments = {std::vector<float>(64, 1)};
+  const SessionInfo session = *engine.Create(Spec("empty", Codec::kPlanes, kShape));
+  TokenChunk chunk = Chunk(0, 0, kShape, RandomTokens(random, kShape, 16));
+  chunk.query_second_moments = spec.query_second_moments[0];
+  auto addition = engine->BeginAppend(engine.caller(), session.id, 1);
+  EXPECT_EQ(engine.AppendChunk(**addition, chunk).status(),
+            absl::ResourceExhaustedError("tenant_quota_bytes: 8192 used of 8392, 256 more needed "
+                                         "for query_second_moments"));
+  EXPECT_EQ(engine->used_bytes(), 0u);
+  chunk.query_second_moments = {};
+  ASSERT_TRUE(engine.AppendChunk(**addition, chunk).ok());
+  ASSERT_TRUE(engine.Finish(**addition).ok());
+  EXPECT_EQ(engine.Create(spec).status(),
+            absl::ResourceExhaustedError("tenant_quota_bytes: 8192 used of 8392, 256 more needed "
+                                         "for query_second_moments"));
+  EXPECT_EQ(engine->session_count(), 1u);
+  engine->CheckInvariants();
+}
+
+TEST(EngineMemoryTest, MomentsWithoutUseAreNotKept) {
+  TestEngine engine;
+  SessionSpec spec = Spec("raw", Codec::kRaw, kShape);
+  spec.query_second_moments = {std::vector<float>(64, 1)};
+  ASSERT_TRUE(engine.Create(spec).ok());
+  EXPECT_EQ(engine->used_bytes(), 0u);
+}
+
+TEST(EngineMemoryTest, ATenantIsChargedForTheCalibrationsThatItStores) {
+  Calibration calibration;
+  calibration.hash = std::string(64, 'c');
+  TensorCalibration tensor;
+  tensor.channel_order.resize(64);
+  std::iota(tensor.channel_order.begin(), tensor.channel_order.end(), uint8_t{0});
+  tensor.patterns = {1, 2, 3, 4};
+  calibration.layers = {{{tensor, tensor}}};
+  const uint64_t bytes = CalibrationStore::BytesOf(calibration);
+  EXPECT_GT(bytes, kProfileCount * 2 * 64u);
+  EngineOptions options;
+  options.tenant_quota_bytes = bytes + 1;
+  TestEngine engine(options);
+  ASSERT_TRUE(engine->PutCalibration(engine.caller(), calibration).ok());
+  EXPECT_EQ(engine->tenant_used_bytes("tenant"), bytes);
+  // Storing it again is fine and takes nothing.
+  ASSERT_TRUE(engine->PutCalibration(engine.caller(), calibration).ok());
+  EXPECT_EQ(engine->used_bytes(), bytes);
+  engine->CheckInvariants();
+  calibration.hash = std::string(64, 'd');
+  EXPECT_EQ(engine->PutCalibration(engine.caller(), calibration),
+            absl::ResourceExhaustedError(absl::StrCat("tenant_quota_bytes: ", bytes, " used of ",
+                                                      bytes + 1, ", ", bytes,
+                                                      " more needed for the calibration")));
+  EXPECT_EQ(engine.calibrations().List("tenant").size(), 1u);
+  engine->CheckInvariants();
 }
 
 TEST(EngineMemoryTest, DeletingGivesAllMemoryBack) {

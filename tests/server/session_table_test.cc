@@ -18,7 +18,8 @@ std::shared_ptr<Session> NewSession(const std::string& tenant, const std::string
   spec.name = name;
   spec.layers = {{1, 1, 64, 0, 0}};
   spec.time_to_live = time_to_live;
-  return std::make_shared<Session>(NewSessionId(), tenant, spec, nullptr, kStart);
+  return std::make_shared<Session>(NewSessionId(), tenant, spec, nullptr,
+                                   std::vector<QueryMomentsRef>(), kStart);
 }
 
 std::vector<std::string> Names(const std::vector<std::shared_ptr<Session>>& sessions) {
