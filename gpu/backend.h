@@ -53,7 +53,8 @@ struct AttendItem {
   // Host memory: [query token][query_head][channel] in the session's dtype, finite.
   const std::byte* q = nullptr;
   // Host memory: [query token][query_head][channel] and [query token][query_head]. Where a query
-  // sees no token: 0 and -infinity.
+  // sees no token: 0 and -infinity. Where a logit that it sees overflows fp32: log_sum_exp is not
+  // finite, and the output has no meaning.
   float* output = nullptr;
   float* log_sum_exp = nullptr;
 };

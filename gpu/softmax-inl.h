@@ -25,7 +25,8 @@ struct WeightSums {
 
 // Scores [0, count) of one row become weights exp(s - max) with the row's new maximum, and `state`
 // that of the union. Scores outside [visible_begin, visible_end) become weight 0. `count` is a
-// multiple of the vector length.
+// multiple of the vector length. A visible score that is not finite and above -infinity makes the
+// state's sum NaN, for good: a comparison or an exponential alone would drop the token instead.
 inline WeightSums ScoresToWeights(float* HWY_RESTRICT scores, int count, int visible_begin,
                                   int visible_end, float soft_cap, SoftmaxState& state) {
   const hn::ScalableTag<float> d;
@@ -44,7 +45,17 @@ inline WeightSums ScoresToWeights(float* HWY_RESTRICT scores, int count, int vis
   }
 
   auto largest = hn::Set(d, state.max);
-  for (int t = 0; t < count; t += lanes) largest = hn::Max(largest, hn::LoadU(d, scores + t));
+  auto bounded = hn::Lt(hn::LoadU(d, scores), hn::Set(d, infinity));
+  for (int t = 0; t < count; t += lanes) {
+    const auto s = hn::LoadU(d, scores + t);
+    largest = hn::Max(largest, s);
+    bounded = hn::And(bounded, hn::Lt(s, hn::Set(d, infinity)));
+  }
+  if (!hn::AllTrue(d, bounded)) {
+    state.sum = std::numeric_limits<float>::quiet_NaN();
+    for (int t = 0; t < count; ++t) scores[t] = 0;
+    return {};
+  }
   const float max = hn::GetLane(hn::MaxOfLanes(d, largest));
   if (max == -infinity) {
     for (int t = 0; t < count; ++t) scores[t] = 0;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "gpu/finite_cpu.h"
 #include "server/request_check.h"
 
 namespace kvdepot {
@@ -105,10 +106,31 @@ AttendItem AttendBatch::ItemOf(const QuerySlice& slice) {
   return item;
 }
 
+// Finite queries and keys may have a product that fp32 does not hold. Every query sees a token, its
+// own at least, so that only such a logit makes a sum that is not finite.
+absl::Status AttendBatch::CheckLogits(const QuerySlice& slice) const {
+  const size_t heads = static_cast<size_t>(subjects_[slice.span].shape.query_heads);
+  const size_t begin = static_cast<size_t>(slice.first) * heads;
+  const size_t count = static_cast<size_t>(slice.count) * heads;
+  const size_t index = FirstNonFinite(
+      reinterpret_cast<const std::byte*>(&results_[slice.span].log_sum_exp[begin * sizeof(float)]),
+      DType::kFp32, count);
+  if (index == count) return absl::OkStatus();
+  const size_t row = begin + index;
+  return InItem(
+      slice.span,
+      absl::InvalidArgumentError(absl::StrCat(
+          "queries.q: row ", row, " (query token ", row / heads, ", head ", row % heads,
+          ") has a logit beyond fp32, scale * q.k must be finite for every visible token")));
+}
+
 absl::StatusOr<bool> AttendBatch::RunPiece(Backend* backend) {
   std::vector<AttendItem> items;
   for (const QuerySlice& slice : pieces_[next_piece_]) items.push_back(ItemOf(slice));
   absl::Status status = backend->Attend(items);
+  for (const QuerySlice& slice : pieces_[next_piece_]) {
+    if (status.ok()) status = CheckLogits(slice);
+  }
   if (!status.ok()) return status;
   return ++next_piece_ < pieces_.size();
 }

@@ -82,9 +82,13 @@ class DecodeWork final : public EngineWork<Results> {
     if (phase_ == Phase::kAttend) {
       const absl::StatusOr<bool> more = batch_->RunPiece(state()->backend.get());
       if (more.ok() && *more) return absl::nullopt;
-      // The tokens are stored, whatever became of their attention: the caller may send them again.
+      // The tokens are stored, whatever became of their attention: sending them again stores
+      // nothing twice, so that keeping them costs the caller less than taking them back.
       EndAdditions();
-      if (!more.ok()) return more.status();
+      if (!more.ok()) {
+        return absl::Status(more.status().code(),
+                            absl::StrCat(more.status().message(), "; the tokens are stored"));
+      }
       phase_ = Phase::kSeal;
       sealing_ = 0;
     }

@@ -242,6 +242,29 @@ TEST_F(BadInputTest, ValuesThatAreNotFinite) {
   }
 }
 
+// Finite values whose product fp32 does not hold.
+TEST_F(BadInputTest, LogitsBeyondFp32) {
+  const v1::Session session = daemon_.CreateSession("huge");
+  const std::string huge = Bytes(std::vector<float>(kQueryValues, 1e30f));
+  v1::DecodeRequest decode = DecodeOf(session, 0, 0, 1);
+  decode.mutable_items(0)->mutable_chunk()->set_k(Bytes(std::vector<float>(kRowValues, 1e30f)));
+  decode.mutable_items(0)->mutable_queries()->set_q(huge);
+  const std::string message =
+      "items[0].queries.q: row 0 (query token 0, head 0) has a logit beyond fp32, scale * q.k must "
+      "be finite for every visible token";
+  grpc::Status status = daemon_.Decode({decode});
+  EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(), message + "; the tokens are stored");
+  EXPECT_EQ(daemon_.GetSession(session.id()).layer_states(0).token_count(), 1u);
+  ASSERT_TRUE(daemon_.Append({AppendOf(session, Chunk(1, 0, 1))}).ok());
+  v1::QueryTokens queries;
+  queries.set_token_count(1);
+  queries.set_q(huge);
+  status = daemon_.Attend(AttendOf(session, 0, queries));
+  EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(), message);
+}
+
 TEST_F(BadInputTest, NoTokens) {
   ExpectStatus(AppendWith([](auto& r) { *r.mutable_chunk() = Chunk(0, kTokens, 0); }),
                StatusCode::INVALID_ARGUMENT, {"chunk.token_count: 0", "1.."});

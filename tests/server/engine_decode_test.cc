@@ -3,12 +3,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "tests/gpu/forwarding_backend.h"
 #include "tests/server/engine_fixture.h"
 
 namespace kvdepot {
@@ -238,6 +241,96 @@ TEST(EngineDecodeTest, ADeletedSessionServesWhoAskedBefore) {
   EXPECT_TRUE(deleted);
   EXPECT_LT(LargestError((*results)[0].output, model.Attend(q, 127)), kBound);
   EXPECT_EQ(engine->used_bytes(), 0u);
+}
+
+// `tokens` with every value replaced.
+ModelTokens Constant(ModelTokens tokens, float value) {
+  std::fill(tokens.k.begin(), tokens.k.end(), value);
+  return tokens;
+}
+
+// One token of `position` has keys so large that their products with q = 1e30 leave fp32: upwards,
+// or to infinity minus infinity.
+TEST(EngineDecodeTest, ALogitBeyondFp32IsRefusedWhereverItIs) {
+  for (const Codec codec : {Codec::kRaw, Codec::kPlanes}) {
+    for (const bool signs_differ : {false, true}) {
+      // In a part of its own, beside finite ones, sealed and not.
+      for (const uint64_t position : {0u, 70u, 5000u, 5999u}) {
+        TestEngine engine;
+        std::mt19937 random(11);
+        const SessionInfo session = *engine.Create(Spec("s", codec, kShape));
+        ModelTokens tokens = RandomTokens(random, kShape, 6000);
+        const auto at = tokens.k.begin() + static_cast<ptrdiff_t>(position * kShape.row_values());
+        std::fill(at, at + static_cast<ptrdiff_t>(kShape.row_values()), 1e30f);
+        if (signs_differ) *at = -1e30f;
+        ASSERT_TRUE(engine.Append(session, 0, 0, {tokens}).ok());
+        const std::vector<float> fine = RandomQueries(random, kShape, 1);
+        EXPECT_TRUE(engine.Attend(0, {Query(session.id, kShape, fine)}).ok());
+        const std::vector<float> huge(fine.size(), 1e30f);
+        EXPECT_EQ(
+            engine.Attend(0, {Query(session.id, kShape, fine), Query(session.id, kShape, huge)})
+                .status(),
+            absl::InvalidArgumentError(
+                "items[1].queries.q: row 0 (query token 0, head 0) has a logit beyond fp32, "
+                "scale * q.k must be finite for every visible token"))
+            << position << signs_differ;
+      }
+    }
+  }
+}
+
+TEST(EngineDecodeTest, ADecodeWithALogitBeyondFp32SaysThatItsTokensAreStored) {
+  TestEngine engine;
+  std::mt19937 random(12);
+  const SessionInfo session = *engine.Create(Spec("s", Codec::kRaw, kShape));
+  const ModelTokens tokens = Constant(RandomTokens(random, kShape, 2), 1e30f);
+  std::vector<float> q = RandomQueries(random, kShape, 2);
+  std::fill(q.begin() + 5 * 64, q.begin() + 6 * 64, 1e30f);
+  const DecodeStep step = Step(session, 0, 0, kShape, tokens, q);
+  EXPECT_EQ(
+      engine.Decode(0, {step}).status(),
+      absl::InvalidArgumentError(
+          "items[0].queries.q: row 5 (query token 1, head 1) has a logit beyond fp32, scale * "
+          "q.k must be finite for every visible token; the tokens are stored"));
+  EXPECT_EQ(engine.Get(session.id).layers[0].token_count, 2u);
+  engine->CheckInvariants();
+  EXPECT_TRUE(engine.Truncate(engine.Get(session.id), 0).ok());
+}
+
+// Has no memory to attend while told so.
+class NoMemoryToAttend final : public ForwardingBackend {
+ public:
+  explicit NoMemoryToAttend(const bool* exhausted)
+      : ForwardingBackend(MakeCpuBackend(1)), exhausted_(exhausted) {}
+  absl::Status Attend(absl::Span<const AttendItem> items) override {
+    if (*exhausted_) return absl::ResourceExhaustedError("device_memory: 0 bytes left, 64 needed");
+    return ForwardingBackend::Attend(items);
+  }
+
+ private:
+  const bool* const exhausted_;
+};
+
+TEST(EngineDecodeTest, ADecodeWithoutMemoryToAttendKeepsItsTokensAndMayBeRepeated) {
+  bool exhausted = true;
+  TestEngine engine({}, std::make_unique<NoMemoryToAttend>(&exhausted));
+  std::mt19937 random(13);
+  const SessionInfo session = *engine.Create(Spec("s", Codec::kRaw, kShape));
+  LayerModel model(kShape);
+  const ModelTokens tokens = RandomTokens(random, kShape, 3);
+  model.Append(0, tokens);
+  const std::vector<float> q = RandomQueries(random, kShape, 3);
+  const DecodeStep step = Step(session, 0, 0, kShape, tokens, q);
+  EXPECT_EQ(engine.Decode(0, {step}).status(),
+            absl::ResourceExhaustedError(
+                "device_memory: 0 bytes left, 64 needed; the tokens are stored"));
+  EXPECT_EQ(engine.Get(session.id).layers[0].token_count, 3u);
+  engine->CheckInvariants();
+  exhausted = false;
+  const auto results = engine.Decode(0, {step});
+  ASSERT_TRUE(results.ok()) << results.status();
+  EXPECT_LT(LargestError((*results)[0].output, model.Attend(q, 0)), kBound);
+  EXPECT_EQ(engine.Get(session.id).layers[0].token_count, 3u);
 }
 
 }  // namespace
