@@ -6,14 +6,19 @@
 #include "server/services/field_error.h"
 #include "server/services/session_convert.h"
 #include "server/services/token_convert.h"
+#include "server/services/wire_message.h"
 
 namespace kvdepot {
 
 FetchCall::FetchCall(const ServiceContext& context, grpc::CallbackServerContext* rpc,
-                     const v1::FetchRequest* request)
+                     const grpc::ByteBuffer* request)
     : call_(context, RpcMethod::kFetch, rpc) {
   absl::Status status = call_.admission();
-  if (status.ok()) status = ReadRequest(*request);
+  if (status.ok()) {
+    WireMessage<v1::FetchRequest> received;
+    received.Parse(RequestBytes(request));
+    status = received.status.ok() ? ReadRequest(received.message) : received.status;
+  }
   {
     MutexLock lock(mutex_);
     failure_ = std::move(status);
@@ -55,7 +60,7 @@ void FetchCall::Advance() {
     MutexLock lock(mutex_);
     const bool sending = failure_.ok();
     if (sending && ready_ && !writing_) {
-      std::swap(read_response_, sent_response_);
+      read_response_.Swap(&sent_response_);
       ready_ = false;
       write = writing_ = true;
     }
@@ -81,14 +86,19 @@ void FetchCall::Read(uint64_t position, uint64_t token_count) {
 }
 
 void FetchCall::OnRead(absl::StatusOr<FetchedTokens> tokens) {
+  const uint64_t token_count = tokens.ok() ? tokens->token_count : 0;
+  if (tokens.ok()) {
+    v1::FetchResponse response;
+    ToProto(layer_, *std::move(tokens), response.mutable_chunk());
+    SerializeMessage(response, &read_response_);
+  }
   {
     MutexLock lock(mutex_);
     reading_ = false;
     if (tokens.ok()) {
-      position_ += tokens->token_count;
-      remaining_tokens_ -= tokens->token_count;
+      position_ += token_count;
+      remaining_tokens_ -= token_count;
       ready_ = true;
-      ToProto(layer_, *std::move(tokens), read_response_.mutable_chunk());
     } else {
       failure_ = tokens.status();
     }

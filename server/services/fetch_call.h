@@ -3,6 +3,7 @@
 #define KVDEPOT_SERVER_SERVICES_FETCH_CALL_H_
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <cstdint>
@@ -17,10 +18,10 @@
 namespace kvdepot {
 
 // Deletes itself when gRPC is done with the call.
-class FetchCall final : public grpc::ServerWriteReactor<v1::FetchResponse> {
+class FetchCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   FetchCall(const ServiceContext& context, grpc::CallbackServerContext* rpc,
-            const v1::FetchRequest* request);
+            const grpc::ByteBuffer* request);
 
  private:
   void OnWriteDone(bool ok) override;
@@ -48,8 +49,8 @@ class FetchCall final : public grpc::ServerWriteReactor<v1::FetchResponse> {
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   // Used by the engine's callback while reading_, and swapped only when neither is in use.
-  v1::FetchResponse read_response_;
-  v1::FetchResponse sent_response_;
+  grpc::ByteBuffer read_response_;
+  grpc::ByteBuffer sent_response_;
 };
 
 }  // namespace kvdepot

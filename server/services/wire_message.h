@@ -1,8 +1,8 @@
-// Messages of a stream as bytes.
+// Messages as bytes, which calls parse and serialise themselves.
 //
-// gRPC tells a reactor the end of a stream and a message that does not parse in the same way: a
-// client's broken chunk would pass for the end of its Append. So streams receive bytes and parse
-// themselves.
+// gRPC's generated code answers bytes that do not parse with UNIMPLEMENTED and no message, and
+// tells a stream's reactor the end of the stream and such bytes in the same way: a client's broken
+// chunk would pass for the end of its Append.
 #ifndef KVDEPOT_SERVER_SERVICES_WIRE_MESSAGE_H_
 #define KVDEPOT_SERVER_SERVICES_WIRE_MESSAGE_H_
 
@@ -21,7 +21,7 @@ struct WireMessage {
   Message message;
   absl::Status status;
 
-  // Empties `bytes`.
+  // Empties `bytes`: a large message is not held twice while its call waits.
   void Parse(grpc::ByteBuffer* bytes) {
     const size_t size = bytes->Length();
     const bool parsed = grpc::SerializationTraits<Message>::Deserialize(bytes, &message).ok();
@@ -30,6 +30,11 @@ struct WireMessage {
                           "message: ", size, " bytes, must be a ", message.GetTypeName()));
   }
 };
+
+// The request of a call, in gRPC's memory: const there, though the call alone reads it.
+inline grpc::ByteBuffer* RequestBytes(const grpc::ByteBuffer* bytes) {
+  return const_cast<grpc::ByteBuffer*>(bytes);
+}
 
 template <typename Message>
 void SerializeMessage(const Message& message, grpc::ByteBuffer* bytes) {
