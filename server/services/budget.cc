@@ -19,20 +19,24 @@ bool IsOperator(const Options& options, const std::string& tenant) {
 
 }  // namespace
 
+absl::StatusOr<MemoryAmount> ToMemoryAmount(const v1::SetBudgetRequest& request) {
+  MemoryAmount amount;
+  std::string problem;
+  if (AbslParseFlag(request.budget(), &amount, &problem)) return amount;
+  return absl::InvalidArgumentError(absl::StrCat("budget: ", request.budget(), ", ", problem));
+}
+
 absl::Status SetBudget(const ServiceContext& context, const std::string& tenant,
                        const v1::SetBudgetRequest& request, v1::SetBudgetResponse* response) {
   if (!IsOperator(context.options, tenant)) {
     return absl::PermissionDeniedError(absl::StrCat(
         "tenant: ", tenant, ", is none of the daemon's operator_tenants, who set the budget"));
   }
-  MemoryAmount amount;
-  std::string problem;
-  if (!AbslParseFlag(request.budget(), &amount, &problem)) {
-    return absl::InvalidArgumentError(absl::StrCat("budget: ", request.budget(), ", ", problem));
-  }
+  const absl::StatusOr<MemoryAmount> amount = ToMemoryAmount(request);
+  if (!amount.ok()) return amount.status();
   Engine* const engine = context.engine;
   const uint64_t before = engine->budget_bytes();
-  const uint64_t budget_bytes = amount.Of(engine->device_memory_bytes());
+  const uint64_t budget_bytes = amount->Of(engine->device_memory_bytes());
   if (budget_bytes == 0) return FieldError("budget", request.budget(), "at least 1 byte");
   engine->SetBudget(budget_bytes);
   response->set_budget_bytes(budget_bytes);

@@ -10,6 +10,9 @@
 
 namespace kvdepot {
 
+// INVALID_ARGUMENT naming the budget.
+absl::StatusOr<MemoryAmount> ToMemoryAmount(const v1::SetBudgetRequest& request);
+
 // PERMISSION_DENIED unless `tenant` is an operator; INVALID_ARGUMENT naming the budget.
 absl::Status SetBudget(const ServiceContext& context, const std::string& tenant,
                        const v1::SetBudgetRequest& request, v1::SetBudgetResponse* response);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kvdepot/v1/kv_depot_service.pb.h"
+#include "server/services/budget.h"
 #include "server/services/calibration_convert.h"
 #include "server/services/session_convert.h"
 #include "server/services/status_convert.h"
@@ -14,10 +15,18 @@
 namespace kvdepot {
 namespace {
 
+constexpr int kKinds = 13;
+
 template <typename Request, typename Convert>
 void Run(const std::string& bytes, Convert convert) {
   Request request;
   if (request.ParseFromString(bytes)) ToGrpcStatus(convert(request));
+}
+
+// Requests of which the session's id is all that is checked before the engine.
+template <typename Request>
+void RunNamed(const std::string& bytes) {
+  Run<Request>(bytes, [](const auto& request) { return CheckSessionId(request.session_id()); });
 }
 
 void RunOne(int kind, const std::string& bytes) {
@@ -54,8 +63,20 @@ void RunOne(int kind, const std::string& bytes) {
     case 6:
       return Run<v1::FetchRequest>(
           bytes, [](const auto& request) { return ToDType(request.dtype()).status(); });
-    default:
+    case 7:
       ToGrpcStatus(ParseCalibration(bytes).status());
+      return;
+    case 8:
+      return RunNamed<v1::TruncateSessionRequest>(bytes);
+    case 9:
+      return RunNamed<v1::SealSessionRequest>(bytes);
+    case 10:
+      return RunNamed<v1::TouchSessionRequest>(bytes);
+    case 11:
+      return RunNamed<v1::DeleteSessionRequest>(bytes);
+    default:
+      return Run<v1::SetBudgetRequest>(
+          bytes, [](const auto& request) { return ToMemoryAmount(request).status(); });
   }
 }
 
@@ -64,6 +85,7 @@ void RunOne(int kind, const std::string& bytes) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
-  kvdepot::RunOne(data[0] % 8, std::string(reinterpret_cast<const char*>(data) + 1, size - 1));
+  kvdepot::RunOne(data[0] % kvdepot::kKinds,
+                  std::string(reinterpret_cast<const char*>(data) + 1, size - 1));
   return 0;
 }
