@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "client/printable.h"
 
 namespace kvdepot {
 namespace {
@@ -16,6 +17,11 @@ size_t Width(const std::string& text) {
 }
 
 }  // namespace
+
+void Table::AddRow(const std::vector<std::string>& cells) {
+  std::vector<std::string>& row = rows_.emplace_back();
+  for (const std::string& cell : cells) row.push_back(Printable(cell));
+}
 
 std::string Table::ToString() const {
   std::vector<std::string> titles;

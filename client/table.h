@@ -18,8 +18,8 @@ class Table {
 
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
 
-  // As many cells as columns.
-  void AddRow(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  // As many cells as columns, in printable form (printable.h).
+  void AddRow(const std::vector<std::string>& cells);
 
   // Title line (left out where all titles are empty), then the rows, each ending in a newline.
   std::string ToString() const;

@@ -94,7 +94,7 @@ class Backend {
                                                            size_t size_bytes) = 0;
 
   // INVALID_ARGUMENT if any of `value_count` values in host memory is infinite or not a number; the
-  // message names `field` and the index of the first such value.
+  // message names `field`, the first such value and its index.
   virtual absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
                                    size_t value_count) = 0;
 

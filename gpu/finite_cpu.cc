@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "gpu/numeric.h"
 
 namespace kvdepot {
 namespace {
@@ -29,6 +30,17 @@ size_t FirstWithExponent(const std::byte* values, Bits exponent, size_t count) {
   return count;
 }
 
+float ValueAt(const std::byte* values, DType dtype, size_t index) {
+  if (dtype == DType::kFp32) {
+    float value;
+    memcpy(&value, values + index * sizeof(value), sizeof(value));
+    return value;
+  }
+  uint16_t bits;
+  memcpy(&bits, values + index * sizeof(bits), sizeof(bits));
+  return dtype == DType::kBf16 ? Bf16ToFloat(bits) : Fp16ToFloat(bits);
+}
+
 }  // namespace
 
 size_t FirstNonFinite(const std::byte* values, DType dtype, size_t count) {
@@ -47,8 +59,9 @@ absl::Status CheckFiniteOnCpu(absl::string_view field, const std::byte* values, 
                               size_t value_count) {
   const size_t index = FirstNonFinite(values, dtype, value_count);
   if (index == value_count) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, ": value ", index, " of ", value_count, " is infinite or not a number"));
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", ValueAt(values, dtype, index),
+                                                 " at index ", index, " of ", value_count,
+                                                 " values, must be finite"));
 }
 
 }  // namespace kvdepot

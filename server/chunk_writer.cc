@@ -1,7 +1,6 @@
 #include "server/chunk_writer.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,19 +8,13 @@
 #include "server/session_spec.h"
 
 namespace kvdepot {
-namespace {
-
-constexpr uint64_t kChunkTokensMax = std::numeric_limits<int>::max();
-
-}  // namespace
-
 absl::Status CheckChunk(const Session& session, const TokenChunk& chunk, uint64_t tokens_max) {
   absl::Status status = CheckLayer("chunk.layer", session, chunk.layer);
   if (!status.ok()) return status;
   const Layer& layer = session.layers()[static_cast<size_t>(chunk.layer)];
-  if (chunk.token_count < 1 || chunk.token_count > kChunkTokensMax) {
+  if (chunk.token_count < 1 || chunk.token_count > tokens_max) {
     return absl::InvalidArgumentError(
-        absl::StrCat("chunk.token_count: ", chunk.token_count, ", must be 1..", kChunkTokensMax));
+        absl::StrCat("chunk.token_count: ", chunk.token_count, ", must be 1..", tokens_max));
   }
   const uint64_t row_values = layer.shape().row_values();
   const DType dtype = session.spec().dtype;

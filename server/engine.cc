@@ -127,10 +127,10 @@ absl::StatusOr<SessionInfo> EngineImpl::CreateSession(const Caller& caller, Sess
   if (!accepting.ok()) return accepting;
   const absl::Time now = state_.clock->Now();
   if (const SessionRef existing = state_.sessions.FindByName(caller.tenant, spec.name, now)) {
-    const absl::string_view field = FirstDifference(existing->spec(), spec);
-    if (!field.empty()) {
+    const std::string difference = FirstDifference(existing->spec(), spec);
+    if (!difference.empty()) {
       return absl::AlreadyExistsError(
-          absl::StrCat(field, ": differs from that of the session named ", spec.name));
+          absl::StrCat(difference, " in the session named ", spec.name));
     }
     existing->Touch(now);
     return existing->Info();

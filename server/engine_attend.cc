@@ -32,8 +32,7 @@ class AttendWork final : public EngineWork<Results> {
     if (!status.ok()) return status;
     MutexLock lock(state()->mu);
     status = state()->CheckAccepting();
-    for (size_t i = 0; i < queries_.size() && status.ok(); ++i)
-      status = InItem(i, View(queries_[i]));
+    for (size_t i = 0; i < queries_.size() && status.ok(); ++i) status = View(i);
     return status;
   }
 
@@ -45,16 +44,24 @@ class AttendWork final : public EngineWork<Results> {
   }
 
  private:
-  absl::Status View(const AttendQuery& query) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state()->mu) {
+  absl::Status View(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state()->mu) {
+    const AttendQuery& query = queries_[index];
     absl::StatusOr<std::shared_ptr<Session>> found =
         state()->Find(caller().tenant, query.session_id);
-    if (!found.ok()) return found.status();
-    Session& session = **found;
-    absl::Status status = CheckLayer("layer", session, layer_);
-    if (!status.ok()) return status;
+    if (!found.ok()) return InItem(index, found.status());
+    // A field of the message, not of the item.
+    if (absl::Status layer = CheckLayer("layer", **found, layer_); !layer.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(layer.message(), " in the session of items[", index, "]"));
+    }
+    return InItem(index, View(query, **found));
+  }
+
+  absl::Status View(const AttendQuery& query, Session& session)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state()->mu) {
     const Layer& layer = session.layers()[static_cast<size_t>(layer_)];
-    status = CheckQueries(session, layer.shape(), query.query_tokens, query.q,
-                          state()->options.query_tokens_max);
+    absl::Status status = CheckQueries(session, layer.shape(), query.query_tokens, query.q,
+                                       state()->options.query_tokens_max);
     if (!status.ok()) return status;
     const uint64_t token_count =
         query.token_count == 0 ? session.committed_token_count() : query.token_count;

@@ -19,27 +19,111 @@ absl::Status OutOfRange(absl::string_view field, absl::AlphaNum value, absl::Alp
 absl::Status ValidateShape(const LayerShape& shape, absl::string_view layer) {
   const auto field = [layer](absl::string_view name) { return absl::StrCat(layer, ".", name); };
   if (shape.kv_heads < 1 || shape.kv_heads > kKvHeadsMax) {
-    return OutOfRange(field("kv_heads"), shape.kv_heads, absl::StrCat("1..", kKvHeadsMax));
+    return OutOfRange(field("kv_heads"), shape.kv_heads, kKvHeadsRange);
   }
   if (shape.query_heads % shape.kv_heads != 0 || shape.query_heads < shape.kv_heads ||
       shape.query_heads / shape.kv_heads > kQueryHeadsPerKvHeadMax) {
-    return OutOfRange(
-        field("query_heads"), shape.query_heads,
-        absl::StrCat("1..", kQueryHeadsPerKvHeadMax, " times kv_heads, which is ", shape.kv_heads));
+    return OutOfRange(field("query_heads"), shape.query_heads,
+                      QueryHeadsRange(static_cast<uint64_t>(shape.kv_heads)));
   }
   if (shape.head_dim != 64 && shape.head_dim != 128 && shape.head_dim != 256) {
-    return OutOfRange(field("head_dim"), shape.head_dim, "64, 128 or 256");
+    return OutOfRange(field("head_dim"), shape.head_dim, kHeadDimRange);
   }
   if (!std::isfinite(shape.soft_cap) || shape.soft_cap < 0) {
     return OutOfRange(field("soft_cap"), shape.soft_cap, "finite and at least 0");
   }
   if (shape.sliding_window < 0) {
-    return OutOfRange(field("sliding_window"), shape.sliding_window, "at least 0");
+    return OutOfRange(field("sliding_window"), shape.sliding_window, kSlidingWindowRange);
   }
   return absl::OkStatus();
 }
 
+// Position of the first byte of a control character (U+0000..U+001F, U+007F..U+009F), npos if there
+// is none. `text` is UTF-8.
+size_t FindControlCharacter(absl::string_view text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (byte < 0x20 || byte == 0x7F) return i;
+    // Lead byte of U+0080..U+00BF.
+    if (byte == 0xC2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xA0) {
+      return i;
+    }
+  }
+  return absl::string_view::npos;
+}
+
+absl::Status ValidateText(absl::string_view field, absl::string_view text, int bytes_min,
+                          int bytes_max) {
+  if (text.size() < static_cast<size_t>(bytes_min) ||
+      text.size() > static_cast<size_t>(bytes_max)) {
+    return OutOfRange(field, absl::StrCat(text.size(), " bytes"),
+                      absl::StrCat(bytes_min, "..", bytes_max));
+  }
+  const size_t position = FindControlCharacter(text);
+  if (position == absl::string_view::npos) return absl::OkStatus();
+  const auto byte = static_cast<unsigned char>(text[position]);
+  return OutOfRange(
+      field, absl::StrCat("byte 0x", absl::Hex(byte, absl::kZeroPad2), " at position ", position),
+      "free of control characters");
+}
+
+absl::string_view NameOf(DType dtype) {
+  switch (dtype) {
+    case DType::kBf16:
+      return "bf16";
+    case DType::kFp16:
+      return "fp16";
+    case DType::kFp32:
+      return "fp32";
+  }
+  return "";
+}
+
+absl::string_view NameOf(Codec codec) { return codec == Codec::kRaw ? "raw" : "planes"; }
+
+absl::string_view NameOf(Profile profile) {
+  switch (profile) {
+    case Profile::kTiny:
+      return "tiny";
+    case Profile::kCompact:
+      return "compact";
+    case Profile::kBalanced:
+      return "balanced";
+    case Profile::kFine:
+      return "fine";
+  }
+  return "";
+}
+
+std::string Quoted(const std::string& text) { return absl::StrCat("\"", text, "\""); }
+
+std::string Difference(absl::string_view field, absl::AlphaNum asked, absl::AlphaNum existing) {
+  return absl::StrCat(field, ": ", asked, ", is ", existing);
+}
+
+std::string FirstDifference(const LayerShape& existing, const LayerShape& asked,
+                            absl::string_view layer) {
+  const auto differ = [layer](absl::string_view name, auto is, auto wanted) {
+    return Difference(absl::StrCat(layer, ".", name), wanted, is);
+  };
+  if (existing.kv_heads != asked.kv_heads)
+    return differ("kv_heads", existing.kv_heads, asked.kv_heads);
+  if (existing.query_heads != asked.query_heads)
+    return differ("query_heads", existing.query_heads, asked.query_heads);
+  if (existing.head_dim != asked.head_dim)
+    return differ("head_dim", existing.head_dim, asked.head_dim);
+  if (existing.soft_cap != asked.soft_cap)
+    return differ("soft_cap", existing.soft_cap, asked.soft_cap);
+  if (existing.sliding_window != asked.sliding_window)
+    return differ("sliding_window", existing.sliding_window, asked.sliding_window);
+  return "";
+}
+
 }  // namespace
+
+std::string QueryHeadsRange(uint64_t kv_heads) {
+  return absl::StrCat("1..", kQueryHeadsPerKvHeadMax, " times kv_heads, which is ", kv_heads);
+}
 
 absl::Status ValidateQuerySecondMoments(absl::string_view field, const LayerShape& shape,
                                         const std::vector<float>& moments) {
@@ -56,15 +140,9 @@ absl::Status ValidateQuerySecondMoments(absl::string_view field, const LayerShap
 }
 
 absl::Status ValidateSpec(const SessionSpec& spec, const EngineOptions& options) {
-  const size_t name_bytes_max = static_cast<size_t>(options.name_bytes_max);
-  if (spec.name.empty() || spec.name.size() > name_bytes_max) {
-    return OutOfRange("name", absl::StrCat(spec.name.size(), " bytes"),
-                      absl::StrCat("1..", name_bytes_max));
-  }
-  if (spec.model.size() > name_bytes_max) {
-    return OutOfRange("model", absl::StrCat(spec.model.size(), " bytes"),
-                      absl::StrCat("0..", name_bytes_max));
-  }
+  absl::Status texts = ValidateText("name", spec.name, 1, options.name_bytes_max);
+  if (texts.ok()) texts = ValidateText("model", spec.model, 0, options.name_bytes_max);
+  if (!texts.ok()) return texts;
   if (spec.layers.empty() || spec.layers.size() > static_cast<size_t>(options.layers_max)) {
     return OutOfRange("layers", absl::StrCat(spec.layers.size(), " entries"),
                       absl::StrCat("1..", options.layers_max));
@@ -92,13 +170,31 @@ absl::Status ValidateSpec(const SessionSpec& spec, const EngineOptions& options)
   return absl::OkStatus();
 }
 
-absl::string_view FirstDifference(const SessionSpec& a, const SessionSpec& b) {
-  if (a.layers != b.layers) return "layers";
-  if (a.dtype != b.dtype) return "dtype";
-  if (a.codec != b.codec) return "codec";
-  if (a.codec == Codec::kPlanes && a.profile != b.profile) return "profile";
-  if (a.calibration != b.calibration) return "calibration";
-  if (a.model != b.model) return "model";
+std::string FirstDifference(const SessionSpec& existing, const SessionSpec& asked) {
+  if (existing.layers.size() != asked.layers.size()) {
+    return Difference("layers", absl::StrCat(asked.layers.size(), " entries"),
+                      existing.layers.size());
+  }
+  for (size_t i = 0; i < asked.layers.size(); ++i) {
+    std::string difference =
+        FirstDifference(existing.layers[i], asked.layers[i], absl::StrCat("layers[", i, "]"));
+    if (!difference.empty()) return difference;
+  }
+  if (existing.dtype != asked.dtype) {
+    return Difference("dtype", NameOf(asked.dtype), NameOf(existing.dtype));
+  }
+  if (existing.codec != asked.codec) {
+    return Difference("codec", NameOf(asked.codec), NameOf(existing.codec));
+  }
+  if (existing.codec == Codec::kPlanes && existing.profile != asked.profile) {
+    return Difference("profile", NameOf(asked.profile), NameOf(existing.profile));
+  }
+  if (existing.calibration != asked.calibration) {
+    return Difference("calibration", Quoted(asked.calibration), Quoted(existing.calibration));
+  }
+  if (existing.model != asked.model) {
+    return Difference("model", Quoted(asked.model), Quoted(existing.model));
+  }
   return "";
 }
 

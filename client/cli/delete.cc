@@ -6,6 +6,7 @@
 #include "client/cli/json.h"
 #include "client/cli/quantity.h"
 #include "client/cli/session_facts.h"
+#include "client/printable.h"
 
 namespace kvdepot::cli {
 
@@ -19,7 +20,7 @@ absl::Status RunDelete(const Arguments& arguments) {
   if (WantsJson()) {
     PrintJson(*session);  // What it was.
   } else {
-    std::printf("%s: deleted, %s freed\n", session->name().c_str(),
+    std::printf("%s: deleted, %s freed\n", Printable(session->name()).c_str(),
                 BytesText(session->stored_bytes()).c_str());
   }
   return absl::OkStatus();

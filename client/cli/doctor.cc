@@ -17,6 +17,7 @@
 #include "client/cli/quantity.h"
 #include "client/exact_attention.h"
 #include "client/health.h"
+#include "client/printable.h"
 #include "client/synthetic_kv.h"
 #include "client/version.h"
 
@@ -167,7 +168,8 @@ std::vector<Check> Checks(std::unique_ptr<Client>* client) {
 
 // Prints one check and appends it to the report.
 void Record(const Check& check, const Finding& finding, google::protobuf::ListValue* report) {
-  const std::string detail = finding.ok() ? *finding : std::string(finding.status().message());
+  const std::string detail =
+      Printable(finding.ok() ? absl::string_view(*finding) : finding.status().message());
   google::protobuf::Struct* entry = report->add_values()->mutable_struct_value();
   SetText("name", check.name, entry);
   SetBool("ok", finding.ok(), entry);

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
 #include "client/cli/command_line.h"
+#include "client/printable.h"
 
 namespace kvdepot::cli {
 namespace {
@@ -39,7 +40,7 @@ const std::vector<Command>& Commands() {
 int Fail(const absl::Status& status) {
   const bool usage = IsUsageError(status);
   const std::string code = usage ? "" : absl::StrCat(absl::StatusCodeToString(status.code()), ": ");
-  std::fprintf(stderr, "kvdepot: %s%s\n", code.c_str(), std::string(status.message()).c_str());
+  std::fprintf(stderr, "kvdepot: %s%s\n", code.c_str(), Printable(status.message()).c_str());
   return usage ? kExitUsage : kExitFailed;
 }
 

@@ -7,6 +7,7 @@
 #include "client/cli/json.h"
 #include "client/cli/quantity.h"
 #include "client/cli/session_facts.h"
+#include "client/printable.h"
 
 namespace kvdepot::cli {
 
@@ -21,7 +22,7 @@ absl::Status RunSeal(const Arguments& arguments) {
   if (WantsJson()) {
     PrintJson(*after);
   } else {
-    std::printf("%s: %s -> %s, %.2f bits a value\n", after->name().c_str(),
+    std::printf("%s: %s -> %s, %.2f bits a value\n", Printable(after->name()).c_str(),
                 BytesText(before->stored_bytes()).c_str(), BytesText(after->stored_bytes()).c_str(),
                 BitsPerValue(*after));
   }

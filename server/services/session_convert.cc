@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "server/services/field_error.h"
+#include "server/session_spec.h"
 
 namespace kvdepot {
 namespace {
@@ -24,20 +25,25 @@ absl::Status CheckText(absl::string_view field, absl::string_view text, int byte
                     absl::StrCat(bytes_min, "..", bytes_max));
 }
 
-absl::Status ReadInt(absl::string_view field, uint32_t from, int* to) {
-  if (from > std::numeric_limits<int>::max()) {
-    return FieldError(field, from, absl::StrCat("at most ", std::numeric_limits<int>::max()));
-  }
+// Numbers that no int holds are beyond `range` as well.
+absl::Status ReadInt(absl::string_view field, uint32_t from, absl::string_view range, int* to) {
+  if (from > std::numeric_limits<int>::max()) return FieldError(field, from, range);
   *to = static_cast<int>(from);
   return absl::OkStatus();
 }
 
 absl::StatusOr<LayerShape> ToLayerShape(const v1::LayerShape& from) {
   LayerShape shape;
-  absl::Status status = ReadInt("kv_heads", from.kv_heads(), &shape.kv_heads);
-  if (status.ok()) status = ReadInt("query_heads", from.query_heads(), &shape.query_heads);
-  if (status.ok()) status = ReadInt("head_dim", from.head_dim(), &shape.head_dim);
-  if (status.ok()) status = ReadInt("sliding_window", from.sliding_window(), &shape.sliding_window);
+  absl::Status status = ReadInt("kv_heads", from.kv_heads(), kKvHeadsRange, &shape.kv_heads);
+  if (status.ok()) {
+    status = ReadInt("query_heads", from.query_heads(), QueryHeadsRange(from.kv_heads()),
+                     &shape.query_heads);
+  }
+  if (status.ok()) status = ReadInt("head_dim", from.head_dim(), kHeadDimRange, &shape.head_dim);
+  if (status.ok()) {
+    status = ReadInt("sliding_window", from.sliding_window(), kSlidingWindowRange,
+                     &shape.sliding_window);
+  }
   if (!status.ok()) return status;
   shape.soft_cap = from.soft_cap();
   return shape;

@@ -180,6 +180,17 @@ TEST_F(BadInputTest, WrongShapeOrDtype) {
                {"dtype: 0", "BF16, FP16 or FP32"});
   ExpectStatus(create([](auto& r) { r.set_dtype(static_cast<v1::Dtype>(7)); }),
                StatusCode::INVALID_ARGUMENT, {"dtype: 7", "BF16, FP16 or FP32"});
+  // Numbers beyond every range are told the range, not what an integer holds.
+  ExpectStatus(create([](auto& r) { r.mutable_layers(0)->set_query_heads(~0u); }),
+               StatusCode::INVALID_ARGUMENT,
+               {"layers[0].query_heads: 4294967295, must be 1..16 times kv_heads, which is 2"});
+  ExpectStatus(create([](auto& r) { r.mutable_layers(0)->set_kv_heads(~0u); }),
+               StatusCode::INVALID_ARGUMENT, {"layers[0].kv_heads: 4294967295, must be 1..1024"});
+  ExpectStatus(create([](auto& r) { r.mutable_layers(0)->set_head_dim(~0u); }),
+               StatusCode::INVALID_ARGUMENT,
+               {"layers[0].head_dim: 4294967295, must be 64, 128 or 256"});
+  ExpectStatus(create([](auto& r) { r.set_name("a\nb"); }), StatusCode::INVALID_ARGUMENT,
+               {"name: byte 0x0a at position 1"});
   ExpectStatus(create([](auto& r) { r.mutable_layers(0)->set_query_heads(5); }),
                StatusCode::INVALID_ARGUMENT, {"layers[0].query_heads: 5", "2"});
   ExpectStatus(create([](auto& r) { r.mutable_layers(0)->set_kv_heads(0); }),

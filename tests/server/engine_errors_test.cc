@@ -82,6 +82,13 @@ TEST_F(EngineErrorsTest, SessionsThatMakeNoSense) {
             InvalidArgumentError("name: 257 bytes, must be 1..256"));
   EXPECT_EQ(error([](SessionSpec& s) { s.model = std::string(257, 'n'); }),
             InvalidArgumentError("model: 257 bytes, must be 0..256"));
+  EXPECT_EQ(
+      error([](SessionSpec& s) { s.name = "ab\x1b[2J"; }),
+      InvalidArgumentError("name: byte 0x1b at position 2, must be free of control characters"));
+  // U+009B, which some terminals take for the same.
+  EXPECT_EQ(
+      error([](SessionSpec& s) { s.model = "\xC2\x9B"; }),
+      InvalidArgumentError("model: byte 0xc2 at position 0, must be free of control characters"));
   EXPECT_EQ(error([](SessionSpec& s) { s.layers.clear(); }),
             InvalidArgumentError("layers: 0 entries, must be 1..256"));
   EXPECT_EQ(error([](SessionSpec& s) { s.layers[1].kv_heads = 0; }),
@@ -97,7 +104,7 @@ TEST_F(EngineErrorsTest, SessionsThatMakeNoSense) {
   EXPECT_EQ(error([](SessionSpec& s) { s.layers[0].soft_cap = -1; }),
             InvalidArgumentError("layers[0].soft_cap: -1, must be finite and at least 0"));
   EXPECT_EQ(error([](SessionSpec& s) { s.layers[0].sliding_window = -1; }),
-            InvalidArgumentError("layers[0].sliding_window: -1, must be at least 0"));
+            InvalidArgumentError("layers[0].sliding_window: -1, must be 0..2147483647"));
   EXPECT_EQ(error([](SessionSpec& s) { s.time_to_live = absl::ZeroDuration(); }),
             InvalidArgumentError("time_to_live: 0, must be above 0"));
   EXPECT_EQ(error([](SessionSpec& s) { s.calibration = "abc"; }),
@@ -129,7 +136,9 @@ TEST_F(EngineErrorsTest, ChunksThatDoNotFitTheSession) {
   EXPECT_EQ(AppendError([](TokenChunk& c) { c.layer = -1; }),
             InvalidArgumentError("chunk.layer: -1, must be 0..1"));
   EXPECT_EQ(AppendError([](TokenChunk& c) { c.token_count = 0; }),
-            InvalidArgumentError("chunk.token_count: 0, must be 1..2147483647"));
+            InvalidArgumentError("chunk.token_count: 0, must be 1..110"));
+  EXPECT_EQ(AppendError([](TokenChunk& c) { c.token_count = 4294967295; }),
+            InvalidArgumentError("chunk.token_count: 4294967295, must be 1..110"));
   EXPECT_EQ(
       AppendError([](TokenChunk& c) { c.k.remove_suffix(1); }),
       InvalidArgumentError("chunk.k: 1023 bytes, must be 1024 (2 tokens x 128 values x 4 bytes)"));
@@ -153,23 +162,27 @@ TEST_F(EngineErrorsTest, TooManyTokens) {
 }
 
 TEST_F(EngineErrorsTest, ValuesThatAreNotFinite) {
-  for (const float value : {HUGE_VALF, -HUGE_VALF, std::numeric_limits<float>::quiet_NaN()}) {
+  const std::vector<std::pair<float, std::string>> values = {
+      {HUGE_VALF, "inf"}, {-HUGE_VALF, "-inf"}, {std::numeric_limits<float>::quiet_NaN(), "nan"}};
+  for (const auto& [value, name] : values) {
     ModelTokens bad = tokens_;
     bad.k[200] = value;
-    EXPECT_EQ(AppendError([&](TokenChunk& c) { c.k = BytesOf(bad.k); }),
-              InvalidArgumentError("chunk.k: value 200 of 256 is infinite or not a number"));
+    EXPECT_EQ(
+        AppendError([&](TokenChunk& c) { c.k = BytesOf(bad.k); }),
+        InvalidArgumentError("chunk.k: " + name + " at index 200 of 256 values, must be finite"));
     bad = tokens_;
     bad.v[0] = value;
-    EXPECT_EQ(AppendError([&](TokenChunk& c) { c.v = BytesOf(bad.v); }),
-              InvalidArgumentError("chunk.v: value 0 of 256 is infinite or not a number"));
+    EXPECT_EQ(
+        AppendError([&](TokenChunk& c) { c.v = BytesOf(bad.v); }),
+        InvalidArgumentError("chunk.v: " + name + " at index 0 of 256 values, must be finite"));
     std::vector<float> q = q_;
     q[3] = value;
-    EXPECT_EQ(
-        AttendError([&](AttendQuery& a) { a.q = BytesOf(q); }),
-        InvalidArgumentError("items[0].queries.q: value 3 of 512 is infinite or not a number"));
-    EXPECT_EQ(
-        DecodeError([&](DecodeStep& d) { d.q = BytesOf(q); }),
-        InvalidArgumentError("items[0].queries.q: value 3 of 512 is infinite or not a number"));
+    EXPECT_EQ(AttendError([&](AttendQuery& a) { a.q = BytesOf(q); }),
+              InvalidArgumentError("items[0].queries.q: " + name +
+                                   " at index 3 of 512 values, must be finite"));
+    EXPECT_EQ(DecodeError([&](DecodeStep& d) { d.q = BytesOf(q); }),
+              InvalidArgumentError("items[0].queries.q: " + name +
+                                   " at index 3 of 512 values, must be finite"));
   }
 }
 
@@ -221,7 +234,7 @@ TEST_F(EngineErrorsTest, BatchesThatMakeNoSense) {
   EXPECT_EQ(engine_->Attend(0, {query, query, query}).status(),
             InvalidArgumentError("items: 3, must be 1..2"));
   EXPECT_EQ(engine_->Attend(2, {query}).status(),
-            InvalidArgumentError("items[0].layer: 2, must be 0..1"));
+            InvalidArgumentError("layer: 2, must be 0..1 in the session of items[0]"));
   Pending<std::vector<AttendResult>> pending;
   (*engine_)->Attend(engine_->caller(), 0, HUGE_VALF, {query}, pending.done());
   EXPECT_EQ(pending.Wait().status(), InvalidArgumentError("scale: inf, must be finite"));

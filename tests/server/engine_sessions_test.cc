@@ -33,6 +33,13 @@ TEST(EngineSessionsTest, ANewSessionIsEmpty) {
   EXPECT_EQ(engine->session_count(), 1u);
 }
 
+TEST(EngineSessionsTest, NamesAreAnyTextWithoutControlCharacters) {
+  TestEngine engine;
+  for (const char* name : {" ", "f\xC3\xBCr\xC2\xA0=\"x\"", "\xE2\x82\xAC"}) {
+    EXPECT_TRUE(engine.Create(Spec(name, Codec::kRaw, kShape)).ok()) << name;
+  }
+}
+
 TEST(EngineSessionsTest, CreatingAgainReturnsTheSameSession) {
   TestEngine engine;
   const SessionSpec spec = Spec("chat", Codec::kRaw, kShape);
@@ -56,22 +63,26 @@ TEST(EngineSessionsTest, AnotherSessionOfThatNameIsRefusedByItsFirstDifference) 
     EXPECT_EQ(status.code(), absl::StatusCode::kAlreadyExists);
     return std::string(status.message());
   };
+  const std::string where = " in the session named chat";
   SessionSpec other = spec;
   other.layers[0].soft_cap = 30;
   other.model = "other";
-  EXPECT_EQ(differs(other), "layers: differs from that of the session named chat");
+  EXPECT_EQ(differs(other), "layers[0].soft_cap: 30, is 0" + where);
+  other = spec;
+  other.layers.push_back(kShape);
+  EXPECT_EQ(differs(other), "layers: 2 entries, is 1" + where);
   other = spec;
   other.dtype = DType::kBf16;
-  EXPECT_EQ(differs(other).substr(0, 6), "dtype:");
+  EXPECT_EQ(differs(other), "dtype: bf16, is fp32" + where);
   other = spec;
   other.codec = Codec::kRaw;
-  EXPECT_EQ(differs(other).substr(0, 6), "codec:");
+  EXPECT_EQ(differs(other), "codec: raw, is planes" + where);
   other = spec;
   other.profile = Profile::kFine;
-  EXPECT_EQ(differs(other).substr(0, 8), "profile:");
+  EXPECT_EQ(differs(other), "profile: fine, is compact" + where);
   other = spec;
   other.model = "other";
-  EXPECT_EQ(differs(other).substr(0, 6), "model:");
+  EXPECT_EQ(differs(other), "model: \"other\", is \"model\"" + where);
 }
 
 TEST(EngineSessionsTest, NamesBelongToTheirTenant) {
