@@ -2,15 +2,21 @@
 
 #include <civetweb.h>
 
+#include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <future>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
 namespace kvdepot {
 namespace {
+
+constexpr std::chrono::milliseconds kStopPollInterval(10);
 
 constexpr char kPlainText[] = "text/plain; charset=utf-8";
 // What TextSerializer writes.
@@ -30,6 +36,17 @@ int Answer(mg_connection* connection, int code, const char* type, absl::string_v
       code, mg_get_response_code_text(connection, code), type, body.size());
   if (!is_head) mg_write(connection, body.data(), body.size());
   return code;
+}
+
+// Connects to host:port and leaves at once.
+void Connect(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  std::string host = address.substr(0, colon);
+  if (absl::StartsWith(host, "[")) host = host.substr(1, host.size() - 2);
+  char error[256] = {};
+  mg_connection* const connection = mg_connect_client(
+      host.c_str(), std::atoi(address.c_str() + colon + 1), /*use_ssl=*/0, error, sizeof(error));
+  if (connection != nullptr) mg_close_connection(connection);
 }
 
 }  // namespace
@@ -59,8 +76,14 @@ absl::StatusOr<std::unique_ptr<HttpPages>> HttpPages::Start(
   return pages;
 }
 
+// CivetWeb looks whether it shall stop when somebody connects, and else every two seconds. How soon
+// after the call of mg_stop that is, is its own matter: so we connect until it has stopped.
 HttpPages::~HttpPages() {
-  if (context_ != nullptr) mg_stop(context_);
+  if (context_ == nullptr) return;
+  const std::future<void> stopped = std::async(std::launch::async, [this] { mg_stop(context_); });
+  do {
+    Connect(address_);
+  } while (stopped.wait_for(kStopPollInterval) != std::future_status::ready);
 }
 
 int HttpPages::OnMetrics(mg_connection* connection, void* pages) {

@@ -24,7 +24,6 @@ class HttpPages {
   // had.
   static absl::StatusOr<std::unique_ptr<HttpPages>> Start(
       const std::string& address, std::function<std::string()> metrics_text);
-  // Takes up to two seconds: CivetWeb looks that seldom whether it shall stop.
   ~HttpPages();
   HttpPages(const HttpPages&) = delete;
   HttpPages& operator=(const HttpPages&) = delete;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <limits>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -16,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "gpu/device_name.h"
+#include "server/unix_socket.h"
 
 using kvdepot::EngineOptions;
 using kvdepot::MemoryAmount;
@@ -177,7 +179,11 @@ absl::Status Options::Validate() const {
                                  absl::AlphaNum range) {
     if (!good) problems.push_back(absl::StrCat(flag, ": ", value, ", must be ", range));
   };
+  std::set<std::string> listeners;
   for (const absl::string_view address : absl::StrSplit(listen, ',')) {
+    const std::string path = UnixSocketPath(address);
+    check(listeners.insert(path.empty() ? std::string(address) : path).second, "listen", address,
+          "named once");
     check(IsUnixAddress(address) || absl::StrContains(address, ':'), "listen", address,
           "unix:///path or host:port");
     check(IsUnixAddress(address) || !tokens_file.empty(), "listen", address,

@@ -110,6 +110,15 @@ TEST_F(OptionsTest, WithTokensTheDaemonMayListenOnTheNetwork) {
   EXPECT_TRUE(options.Validate().ok()) << options.Validate();
 }
 
+TEST_F(OptionsTest, AnAddressIsNamedOnce) {
+  Options options = OptionsFromFlags();
+  options.tokens_file = "/etc/kvdepot/tokens";
+  options.listen = "0.0.0.0:7000,unix:///run/x.sock,0.0.0.0:7000,unix:/run/x.sock";
+  EXPECT_EQ(options.Validate().message(),
+            "listen: 0.0.0.0:7000, must be named once\n"
+            "listen: unix:/run/x.sock, must be named once");
+}
+
 TEST_F(OptionsTest, AMessageHoldsWhatTheEngineMaySend) {
   Options options = OptionsFromFlags();
   options.engine.fetch_bytes_max = options.message_bytes_max;
