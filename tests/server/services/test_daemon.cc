@@ -57,7 +57,7 @@ Context::Context(const std::string& token) {
   if (!token.empty()) context_.AddMetadata("authorization", absl::StrCat("Bearer ", token));
 }
 
-TestDaemon::TestDaemon(const Change& change) {
+TestDaemon::TestDaemon(const Change& change, const Server::Hooks& hooks) {
   std::string pattern = "/tmp/kvdepot-test-XXXXXX";
   folder_ = mkdtemp(pattern.data());
   Options options;
@@ -70,7 +70,7 @@ TestDaemon::TestDaemon(const Change& change) {
   options.device = device == nullptr ? "cpu" : device;
   options.memory_budget.bytes = 64 << 20;
   change(options, folder_);
-  auto server = Server::Start(options);
+  auto server = Server::Start(options, hooks);
   EXPECT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);
   grpc::ChannelArguments arguments;

@@ -50,7 +50,8 @@ class TestDaemon {
   // `folder` is the daemon's own and goes with it.
   using Change = std::function<void(Options& options, const std::string& folder)>;
 
-  explicit TestDaemon(const Change& change = [](Options&, const std::string&) {});
+  explicit TestDaemon(
+      const Change& change = [](Options&, const std::string&) {}, const Server::Hooks& hooks = {});
   ~TestDaemon();
 
   v1::KvDepotService::Stub& stub() { return *stub_; }
