@@ -276,6 +276,35 @@ TEST_F(BadInputTest, LogitsBeyondFp32) {
   EXPECT_EQ(status.error_message(), message);
 }
 
+// The same wherever the tokens are, and by the scale alone.
+TEST_F(BadInputTest, LogitsBeyondFp32AmongOthers) {
+  for (const v1::Codec codec : {v1::CODEC_RAW, v1::CODEC_PLANES}) {
+    SCOPED_TRACE(v1::Codec_Name(codec));
+    for (const int position : {-1, 0, 70, 399}) {
+      const v1::Session session = daemon_.CreateSession(absl::StrCat(codec, "/", position), codec);
+      v1::TokenChunk chunk = Chunk(0, 0, 400);
+      const std::string huge = Bytes(std::vector<float>(kRowValues, 1e30f));
+      if (position >= 0) chunk.mutable_k()->replace(position * huge.size(), huge.size(), huge);
+      ASSERT_TRUE(daemon_
+                      .Append({AppendOf(session, chunk),
+                               [] {
+                                 v1::AppendRequest other;
+                                 *other.mutable_chunk() = Chunk(1, 0, 400);
+                                 return other;
+                               }()})
+                      .ok());
+      ASSERT_GT(daemon_.GetSession(session.id()).layer_states(0).sealed_end(), 70u);
+      v1::AttendRequest request = AttendOf(session, 0, Queries(1, 1));
+      EXPECT_TRUE(daemon_.Attend(request).ok()) << position;
+      request.mutable_items(0)->mutable_queries()->set_q(
+          Bytes(std::vector<float>(kQueryValues, 1e30f)));
+      if (position < 0) request.set_scale(1e30f);
+      ExpectStatus(daemon_.Attend(request), StatusCode::INVALID_ARGUMENT,
+                   {"items[0].queries.q: row 0 (query token 0, head 0) has a logit beyond fp32"});
+    }
+  }
+}
+
 TEST_F(BadInputTest, NoTokens) {
   ExpectStatus(AppendWith([](auto& r) { *r.mutable_chunk() = Chunk(0, kTokens, 0); }),
                StatusCode::INVALID_ARGUMENT, {"chunk.token_count: 0", "1.."});
