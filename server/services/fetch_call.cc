@@ -86,8 +86,10 @@ void FetchCall::Read(uint64_t position, uint64_t token_count) {
 }
 
 void FetchCall::OnRead(absl::StatusOr<FetchedTokens> tokens) {
-  const uint64_t token_count = tokens.ok() ? tokens->token_count : 0;
-  if (tokens.ok()) {
+  const absl::Status status = tokens.status();
+  uint64_t token_count = 0;
+  if (status.ok()) {
+    token_count = tokens->token_count;
     v1::FetchResponse response;
     ToProto(layer_, *std::move(tokens), response.mutable_chunk());
     SerializeMessage(response, &read_response_);
@@ -95,13 +97,10 @@ void FetchCall::OnRead(absl::StatusOr<FetchedTokens> tokens) {
   {
     MutexLock lock(mutex_);
     reading_ = false;
-    if (tokens.ok()) {
-      position_ += token_count;
-      remaining_tokens_ -= token_count;
-      ready_ = true;
-    } else {
-      failure_ = tokens.status();
-    }
+    position_ += token_count;
+    remaining_tokens_ -= token_count;
+    ready_ = status.ok();
+    if (!status.ok()) failure_ = status;
   }
   Advance();
 }
