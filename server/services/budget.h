@@ -5,7 +5,9 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kvdepot/v1/kv_depot_service.pb.h"
+#include "server/options.h"
 #include "server/services/service_context.h"
 
 namespace kvdepot {
