@@ -10,7 +10,8 @@
 
 namespace kvdepot {
 
-inline constexpr uint16_t kSegmentFormatVersion = 0;
+// What is written, and the only version that is read.
+inline constexpr uint16_t kSegmentFormatVersion = 1;
 // The checksum is a hash of the hashes of such pieces.
 inline constexpr size_t kChecksumPieceBytes = 4096;
 

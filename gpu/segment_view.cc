@@ -30,7 +30,8 @@ absl::Status ValidateGeometry(const SegmentHeader& header) {
   if (memcmp(header.magic, kMagic, sizeof(kMagic)) != 0)
     return absl::DataLossError("segment magic is not KVDS");
   if (header.version != kSegmentFormatVersion) {
-    return Damaged("version", header.version, absl::StrCat(kSegmentFormatVersion));
+    return Damaged("version", header.version,
+                   absl::StrCat(kSegmentFormatVersion, ", the only one that this build reads"));
   }
   if (header.codec < 1 || header.codec > 2)
     return Damaged("codec", header.codec, "1 (raw) or 2 (planes)");

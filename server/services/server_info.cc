@@ -1,10 +1,9 @@
 #include "server/services/server_info.h"
 
+#include "gpu/segment_header.h"
+
 namespace kvdepot {
 namespace {
-
-// gpu/FORMAT.md: 0 until the format is frozen.
-constexpr uint32_t kFormatVersion = 0;
 
 void FillLimits(const Options& options, uint64_t tenant_quota_bytes, v1::Limits* limits) {
   const EngineOptions& engine = options.engine;
@@ -36,7 +35,7 @@ void FillServerInfo(const ServiceContext& context, const std::string& tenant,
   for (const v1::Dtype dtype : {v1::DTYPE_BF16, v1::DTYPE_FP16, v1::DTYPE_FP32}) {
     response->add_dtypes(dtype);
   }
-  response->set_format_version(kFormatVersion);
+  response->set_format_version(kSegmentFormatVersion);
   FillLimits(context.options, context.engine->tenant_quota_bytes(), response->mutable_limits());
   response->set_budget_bytes(context.engine->budget_bytes());
   response->set_used_bytes(context.engine->used_bytes());

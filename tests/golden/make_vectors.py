@@ -1,10 +1,12 @@
-"""Writes the golden vectors: what any encoder must make of given inputs, byte for byte.
+"""Writes the golden vectors: what any encoder must make of given inputs, byte for byte, and what any reader must find in it.
 
-    make_vectors.py [FOLDER]        (default: vectors/ beside this file)
+    make_vectors.py [FOLDER]        (default: vectors/v<version of the format>/ beside this file)
+
+A version's folder stays when the next version comes, and is only read from then on: no reader may lose it.
 
 One file a case, NAME.bin, little-endian, nothing aligned:
 
-    8 bytes   magic KVDGOLD0
+    8 bytes   magic KVDGOLD1
     u32       heads
     u32       head_dim
     u32       dtype of the session: 1 bf16, 2 fp16, 3 fp32
@@ -20,8 +22,10 @@ One file a case, NAME.bin, little-endian, nothing aligned:
     dtype     V [token][head][channel]
     u64       bytes of the expected segment
     bytes     the expected segment
+    f32       K [token][head][channel], decoded from the segment
+    f32       V [token][head][channel], decoded from the segment
 
-vectors/patterns.txt has one line a width pattern: head_dim, K or V, number, widths.
+patterns.txt beside them has one line a width pattern: head_dim, K or V, number, widths.
 """
 
 import sys
@@ -42,7 +46,7 @@ from calibration_model import HeadCalibration, LayerCalibration, TensorCalibrati
 from floats import BF16, FP16, FP32
 from patterns import BALANCED, COMPACT, FINE, TINY
 
-FOLDER = Path(__file__).absolute().parent / "vectors"
+FOLDER = Path(__file__).absolute().parent / "vectors" / f"v{segment_model.VERSION}"
 
 
 @dataclass
@@ -142,7 +146,8 @@ def make(name: str) -> vector_file.Vector:
     else:
         calibration = given_calibration(case, rng)
     segment = segment_model.encode(k, v, case.dtype, calibration)
-    return vector_file.Vector(case.dtype, own, case.profile, calibration, q2, k, v, segment)
+    values = segment_model.decode(segment, calibration.heads)
+    return vector_file.Vector(case.dtype, own, case.profile, calibration, q2, k, v, segment, *values)
 
 
 def pattern_lines() -> str:

@@ -15,7 +15,7 @@ from calibration_model import HeadCalibration, LayerCalibration, TensorCalibrati
 from planes_arithmetic import BLOCK, Fitted, NotRepresentable
 
 MAGIC = b"KVDS"
-VERSION = 0
+VERSION = 1
 RAW, PLANES = 1, 2
 CHECKSUM_AT = 24
 CHECKSUM_PIECE = 4096

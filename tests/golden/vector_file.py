@@ -10,7 +10,7 @@ import floats
 import segment_model
 from calibration_model import HeadCalibration, LayerCalibration, TensorCalibration
 
-MAGIC = b"KVDGOLD0"
+MAGIC = b"KVDGOLD1"
 
 
 @dataclass
@@ -23,6 +23,8 @@ class Vector:
     k: np.ndarray  # [token][head][channel], as stored
     v: np.ndarray
     segment: bytes
+    k_values: np.ndarray  # fp32, what the segment decodes to
+    v_values: np.ndarray
 
 
 def to_bytes(vector: Vector) -> bytes:
@@ -40,7 +42,10 @@ def to_bytes(vector: Vector) -> bytes:
         out += vector.q2.astype("<f4").tobytes()
     for tensor in (vector.k, vector.v):
         out += tensor.astype(floats.STORED_AS[vector.dtype]).tobytes()
-    return out + struct.pack("<Q", len(vector.segment)) + vector.segment
+    out += struct.pack("<Q", len(vector.segment)) + vector.segment
+    for values in (vector.k_values, vector.v_values):
+        out += values.astype("<f4").tobytes()
+    return out
 
 
 def read(path: Path) -> Vector:
@@ -59,8 +64,10 @@ def read(path: Path) -> Vector:
     v = reader.array(floats.STORED_AS[dtype], (tokens, heads, head_dim))
     (size,) = struct.unpack("<Q", reader.take(8))
     segment = reader.take(size)
+    k_values = reader.array(np.dtype("<f4"), k.shape)
+    v_values = reader.array(np.dtype("<f4"), v.shape)
     assert reader.at == len(reader.data)
-    return Vector(dtype, bool(own), profile, calibration, q2, k, v, segment)
+    return Vector(dtype, bool(own), profile, calibration, q2, k, v, segment, k_values, v_values)
 
 
 class _Reader:

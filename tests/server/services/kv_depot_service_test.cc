@@ -56,6 +56,7 @@ TEST_F(ServiceTest, TellsWhatItIs) {
   Context context;
   ASSERT_TRUE(stub().GetServerInfo(context.get(), {}, &info).ok());
   EXPECT_EQ(info.version(), "0.1.0");
+  EXPECT_EQ(info.format_version(), 1u);
   const char* const device = std::getenv("KVDEPOT_TEST_DEVICE");
   EXPECT_EQ(info.backend(), device == nullptr || device == std::string("cpu") ? "cpu" : "cuda");
   EXPECT_EQ(info.tenant(), "default");
