@@ -1,7 +1,8 @@
 """Attention of one layer on the GPU beside torch's cuDNN attention over the same tokens in bf16.
 
 Both run in this process through CUDA graphs; the sessions of a graph's launches differ, so that together they are
-larger than any cache; no launch attributes on either side. Writes attend_<gpu>.json.
+larger than any cache; no launch attributes on either side. Writes attend_<gpu>.json. `relative_error` of a row: what
+was timed against attention in double precision over the decoded values of some of its sessions, worst query row.
 
   python3 tests/bench/attend.py [--results FOLDER] [--quick] [ROW...]
 """
@@ -37,6 +38,12 @@ MIXED = {
 }
 LONG = [(1, 8192), (1, 32768), (1, 131072), (8, 32768), (32, 8192), (1, 1048576)]
 WIDE = [(1, 131072), (8, 32768), (32, 8192)]
+# Whatever a length falls on, one token more or less changes nothing.
+NEIGHBOURS = [(8191, 8192, 8193), (32767, 32768, 32769)]
+NEIGHBOURS_BAR = 1.05
+# The reference is computed in pieces of so many tokens, over so many sessions and query tokens of a row.
+ERROR_PIECE, ERROR_SESSIONS, ERROR_QUERIES = 32768, 3, 16
+PRINTED = ("name", "value", "opponent_value", "ratio", "spread", "relative_error")
 
 
 def row_name(profile: str, batch: int, length: int, *, ratio=4, head_dim=128, queries=1, tail=-1) -> str:
@@ -65,12 +72,15 @@ def cases() -> list[Case]:
         return Case(row_name(profile, batch, length, **options), profile, [length] * batch, **options)
 
     rows = [case("compact", *shape) for shape in LONG]
+    rows += [case("compact", 1, length) for lengths in NEIGHBOURS for length in lengths if (1, length) not in LONG]
     rows += [case("compact", 1, 131072, ratio=8), case("compact", 1, 32768, ratio=1)]
     rows += [case("compact", 1, 131072, tail=320)]
     rows += [case(profile, *shape) for profile in ("tiny", "balanced", "fine", "exact") for shape in WIDE]
-    rows += [case("compact", 1, 131072, ratio=ratio) for ratio in (2, 3, 6, 7, 16)]
+    rows += [case("tiny", *shape) for shape in LONG if shape[1] >= 32768 and shape not in WIDE]
+    rows += [case("compact", 1, 131072, ratio=ratio) for ratio in (1, 2, 3, 6, 7, 16)]
     rows += [case("compact", 1, 131072, head_dim=head_dim) for head_dim in (64, 256)]
     rows += [case("compact", 1, 131072, queries=queries) for queries in (4, 16)]
+    rows += [case("compact", 1, 131072, ratio=ratio, queries=4) for ratio in (1, 2, 3, 16)]
     rows += [case("compact", 1, 32768, queries=512)]
     for name, lengths in MIXED.items():
         rows.append(Case(f"attend/compact/{name}", "compact", lengths))
@@ -106,7 +116,58 @@ def copies_for(size_bytes: float) -> int:
     return max(2, min(64, math.ceil(ROTATED_BYTES / size_bytes)))
 
 
-def ours(library: ctypes.CDLL, case: Case, replays: int) -> tuple[list[float], float]:
+def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def session_error(library: ctypes.CDLL, batch: int, case: Case, session: int) -> float:
+    """Of the last launch's output, worst row: |o - o_reference| / |o_reference|."""
+    shape = (case.queries, case.query_heads, case.head_dim)
+    q = torch.empty(shape, dtype=torch.bfloat16, device="cuda")
+    output = torch.empty(shape, dtype=torch.float32, device="cuda")
+    assert library.AttendBenchRead(batch, session, pointer(q), pointer(output)) == 0
+
+    length = case.lengths[session]
+    chosen = torch.linspace(0, case.queries - 1, min(case.queries, ERROR_QUERIES)).round().long().cuda()
+    positions = length - case.queries + chosen
+
+    def by_kv_head(rows: torch.Tensor) -> torch.Tensor:  # [kv_head][query][query head of it][channel]
+        return rows[chosen].double().unflatten(1, (case.kv_heads, -1)).transpose(0, 1)
+
+    q, output = by_kv_head(q) / math.sqrt(case.head_dim), by_kv_head(output)
+    largest = torch.full(q.shape[:3], -math.inf, dtype=torch.float64, device="cuda")
+    weights, weighted = torch.zeros_like(largest), torch.zeros_like(q)
+    for first in range(0, length, ERROR_PIECE):
+        count = min(ERROR_PIECE, length - first)
+        k, v = (torch.empty((count, case.kv_heads, case.head_dim), dtype=torch.float32, device="cuda")
+                for _ in range(2))
+        library.AttendBenchDecode(batch, session, first, count, pointer(k), pointer(v))
+        k, v = (values.double().transpose(0, 1) for values in (k, v))
+        scores = torch.einsum("hqgd,htd->hqgt", q, k)
+        unseen = torch.arange(first, first + count, device="cuda") > positions[:, None]
+        scores.masked_fill_(unseen[None, :, None, :], -math.inf)
+        # Finite from the first piece on: every query sees token 0.
+        now = torch.maximum(largest, scores.amax(-1))
+        p = torch.exp(scores - now[..., None])
+        fade = torch.exp(largest - now)
+        weights = weights * fade + p.sum(-1)
+        weighted = weighted * fade[..., None] + torch.einsum("hqgt,htd->hqgd", p, v)
+        largest = now
+    expected = weighted / weights[..., None]
+    return ((output - expected).norm(dim=-1) / expected.norm(dim=-1)).max().item()
+
+
+def relative_error(library: ctypes.CDLL, batch: int, case: Case) -> float:
+    """Worst of the shortest, the longest and the middle session of copy 0."""
+    torch.cuda.synchronize()
+    sorted_sessions = sorted(range(len(case.lengths)), key=lambda session: case.lengths[session])
+    last = len(sorted_sessions) - 1
+    chosen = {sorted_sessions[round(i * last / (ERROR_SESSIONS - 1))] for i in range(ERROR_SESSIONS)}
+    return max(session_error(library, batch, case, session) for session in chosen)
+
+
+def ours(library: ctypes.CDLL, case: Case, replays: int) -> tuple[list[float], float, float]:
+    """Times, bytes of the batch, relative error."""
     k, v = PATTERNS_64 if case.head_dim == 64 and case.profile != "exact" else PATTERNS[case.profile]
     integers = ctypes.c_int * max(1, len(k))
     # Bits a value are about known before the batch is: enough to say how many copies it takes.
@@ -121,8 +182,10 @@ def ours(library: ctypes.CDLL, case: Case, replays: int) -> tuple[list[float], f
 
     times = timed(launch, copies * math.ceil(20 / copies), replays)
     size = library.AttendBenchBytes(batch)
+    error = relative_error(library, batch, case)
     library.AttendBenchDestroy(batch)
-    return times, size
+    torch.cuda.empty_cache()
+    return times, size, error
 
 
 def cudnn(case: Case, replays: int) -> list[float]:
@@ -152,12 +215,12 @@ def cudnn(case: Case, replays: int) -> list[float]:
 
 
 def measure(library: ctypes.CDLL, case: Case, replays: int) -> dict:
-    times, size = ours(library, case, replays)
+    times, size, error = ours(library, case, replays)
     value = statistics.median(times)
     row = {
         "name": case.name, "value": value, "unit": "us", "repeats": replays, "spread": results.spread(times),
         "bits_per_value": 16 * size / case.bf16_bytes(), "effective_bytes_per_second": size / value * 1e6,
-        "shown": ["bits_per_value"],
+        "relative_error": error, "shown": ["bits_per_value"],
     }
     if len(set(case.lengths)) == 1:
         try:
@@ -172,6 +235,27 @@ def measure(library: ctypes.CDLL, case: Case, replays: int) -> dict:
     return row
 
 
+def neighbours_row(rows: list[dict]) -> dict | None:
+    """The largest ratio of times of adjacent lengths, once all of them are measured."""
+    measured = {row["name"]: row for row in rows}
+    pairs = {}
+    repeats, spread = 0, 0.0
+    for lengths in NEIGHBOURS:
+        for shorter, longer in zip(lengths, lengths[1:]):
+            names = [row_name("compact", 1, length) for length in (shorter, longer)]
+            if any(name not in measured for name in names):
+                return None
+            times = [measured[name]["value"] for name in names]
+            pairs[f"{shorter}, {longer}"] = max(times) / min(times)
+            repeats = measured[names[0]]["repeats"]
+            spread = max(spread, *(measured[name]["spread"] for name in names))
+    largest = max(pairs.values())
+    return {
+        "name": "attend/compact/neighbours", "value": largest, "unit": "larger over smaller time of adjacent lengths",
+        "repeats": repeats, "spread": spread, "bar": NEIGHBOURS_BAR, "met": largest <= NEIGHBOURS_BAR, "pairs": pairs,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("words", nargs="*", metavar="ROW", help="measure the rows whose names hold one of these")
@@ -181,19 +265,23 @@ def main() -> None:
     library = ctypes.CDLL(results.program(LIBRARY))
     library.AttendBenchCreate.restype = ctypes.c_void_p
     library.AttendBenchBytes.restype = ctypes.c_double
-    for function in (library.AttendBenchBytes, library.AttendBenchDestroy, library.AttendBenchLaunch):
-        function.argtypes = [ctypes.c_void_p]
-    library.AttendBenchLaunch.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+    address, integer = ctypes.c_void_p, ctypes.c_int
+    for function in (library.AttendBenchBytes, library.AttendBenchDestroy):
+        function.argtypes = [address]
+    library.AttendBenchLaunch.argtypes = [address, integer, address]
+    library.AttendBenchRead.argtypes = [address, integer, address, address]
+    library.AttendBenchDecode.argtypes = [address, integer, integer, integer, address, address]
     gpu = torch.cuda.get_device_name()
     rows = []
     for case in cases():
         if options.words and not any(word in case.name for word in options.words):
             continue
         rows.append(measure(library, case, 5 if options.quick else 50))
-        print({key: rows[-1].get(key) for key in ("name", "value", "opponent_value", "ratio", "spread")}, flush=True)
+        print({key: rows[-1].get(key) for key in PRINTED}, flush=True)
         if options.results:
             name = re.search(r"[A-Z]\d+", gpu).group().lower()
-            results.write(str(options.results / f"attend_{name}.json"), rows, gpu)
+            check = neighbours_row(rows)
+            results.write(str(options.results / f"attend_{name}.json"), rows + ([check] if check else []), gpu)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,10 @@ ERROR_ROW = re.compile(r"attention_error_([a-z]+)_(calibrated|own|own_q2)_(\d+)$
 ERROR_PREFIX = "attention_error_"
 # Of a file with many rows the README shows these; the file holds them all.
 ROWS_MAX = 8
-CHOSEN_ROW = re.compile(r"attend/compact/(b\d+_l\d+(_g[18])?|mixed\d+)$|attend/exact/|(en|de)code/compact/")
+# (Odd lengths are there for `neighbours`.)
+CHOSEN_ROW = re.compile(
+    r"attend/compact/(b\d+_l\d*[02468](_g[18])?|mixed\d+|neighbours)$|attend/exact/|(en|de)code/compact/"
+)
 ERROR_COLUMNS = ("profile", "bits a value", "calibrated", "own", "own, with q²", "KIVI 2 bit")
 
 
