@@ -67,6 +67,18 @@ struct SealBlocks {
   absl::Span<const std::byte* const> blocks;
 };
 
+// One segment to encode.
+struct EncodeJob {
+  SealBlocks source;
+  Codec codec = Codec::kRaw;
+  const LayerCalibration* calibration = nullptr;  // null for raw
+  // Of SegmentBytes() of the above.
+  std::byte* segment = nullptr;
+  // Written by Encode. False: the values leave the range of `planes` (gpu/FORMAT.md); the segment's
+  // bytes are then undefined and the caller encodes as raw. Never false for raw.
+  bool in_range = true;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -112,11 +124,11 @@ class Backend {
   virtual LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
                                              absl::Span<const float> query_second_moments) = 0;
 
-  // Encodes into `segment`, whose size is SegmentBytes() of the same arguments. False: the values
-  // leave the range of `planes` (gpu/FORMAT.md); the segment's bytes are then undefined and the
-  // caller encodes as raw. `calibration` is null for raw.
-  virtual bool Encode(const SealBlocks& source, Codec codec, const LayerCalibration* calibration,
-                      std::byte* segment) = 0;
+  // How many bytes of exact tokens one Encode takes at most, though always one job: as many as gain
+  // from being encoded together and still are a short piece of work. Any thread.
+  virtual size_t encode_bytes_max() const = 0;
+  // Encodes every job. They are independent, of any shapes and codecs.
+  virtual void Encode(absl::Span<EncodeJob> jobs) = 0;
 
   // For each item its attention. Items are independent. RESOURCE_EXHAUSTED, naming device_memory,
   // if the device has no memory to work on a batch of this size.

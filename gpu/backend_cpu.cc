@@ -88,19 +88,10 @@ class CpuBackend : public Backend {
     return planes::DeriveCalibration(source, profile, query_second_moments);
   }
 
-  bool Encode(const SealBlocks& source, Codec codec, const LayerCalibration* calibration,
-              std::byte* segment) override {
-    const int tokens = static_cast<int>(source.blocks.size()) * kBlockTokens;
-    WriteSegmentHeader(source.shape, source.dtype, codec, calibration, tokens, segment);
-    const SegmentView view = SegmentView::Of(segment);
-    if (codec == Codec::kRaw) {
-      raw::EncodeSegment(source, segment + SegmentHeaderBytes(source.shape.kv_heads));
-    } else if (!EncodePlanes(source, *calibration, segment)) {
-      return false;
-    }
-    const uint64_t checksum = SegmentChecksum(absl::MakeConstSpan(segment, view.size_bytes()));
-    memcpy(segment + offsetof(SegmentHeader, checksum), &checksum, sizeof(checksum));
-    return true;
+  // A segment is work enough.
+  size_t encode_bytes_max() const override { return 1; }
+  void Encode(absl::Span<EncodeJob> jobs) override {
+    for (EncodeJob& job : jobs) job.in_range = EncodeSegment(job);
   }
 
   absl::Status Attend(absl::Span<const AttendItem> items) override {
@@ -125,6 +116,21 @@ class CpuBackend : public Backend {
   }
 
  private:
+  bool EncodeSegment(const EncodeJob& job) {
+    const SealBlocks& source = job.source;
+    const int tokens = static_cast<int>(source.blocks.size()) * kBlockTokens;
+    WriteSegmentHeader(source.shape, source.dtype, job.codec, job.calibration, tokens, job.segment);
+    if (job.codec == Codec::kRaw) {
+      raw::EncodeSegment(source, job.segment + SegmentHeaderBytes(source.shape.kv_heads));
+    } else if (!EncodePlanes(source, *job.calibration, job.segment)) {
+      return false;
+    }
+    const size_t size_bytes = SegmentView::Of(job.segment).size_bytes();
+    const uint64_t checksum = SegmentChecksum(absl::MakeConstSpan(job.segment, size_bytes));
+    memcpy(job.segment + offsetof(SegmentHeader, checksum), &checksum, sizeof(checksum));
+    return true;
+  }
+
   // Heads and K, V are independent: one task each.
   bool EncodePlanes(const SealBlocks& source, const LayerCalibration& calibration,
                     std::byte* segment) {

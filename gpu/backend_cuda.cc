@@ -12,7 +12,6 @@
 #include "absl/strings/str_cat.h"
 #include "gpu/attend_cuda.h"
 #include "gpu/check.h"
-#include "gpu/checksum_cuda.h"
 #include "gpu/cuda_device.h"
 #include "gpu/cuda_status.h"
 #include "gpu/decode_runs_cuda.h"
@@ -20,10 +19,9 @@
 #include "gpu/device_memory.h"
 #include "gpu/finite_cpu.h"
 #include "gpu/kernel_arguments.h"
-#include "gpu/planes/encode_cuda.h"
 #include "gpu/planes/own_calibration.h"
-#include "gpu/raw/segment_cuda.h"
 #include "gpu/segment_view.h"
+#include "gpu/segments_cuda.h"
 #include "gpu/staging_ring.h"
 #include "gpu/tokens_cuda.h"
 
@@ -38,8 +36,6 @@ constexpr size_t kDecodedBytes = size_t{8} << 20;
 // Heads of the largest layer (1024 of them take 557 KiB), and the runs of a large Fetch.
 constexpr size_t kArgumentsBytes = size_t{4} << 20;
 constexpr size_t kDecodeRunsMax = 16384;
-// A raw segment of 1024 tokens and 1024 heads of 256 in fp32.
-constexpr size_t kSegmentBytesMax = (size_t{2} << 30) + 4096;
 
 class DeviceSlab final : public Extent {
  public:
@@ -72,9 +68,7 @@ struct Workspace {
   Stream stream;
   StagingRing staging;
   KernelArguments arguments;
-  DeviceBuffer checksum;
-  // Variances of the largest layer; whether values left the range.
-  DeviceBuffer results;
+  CudaSegments segments;
   PinnedBuffer decoded;
 
   static absl::StatusOr<Workspace> Create() {
@@ -87,8 +81,7 @@ struct Workspace {
     take(Stream::Create(), &made.stream);
     take(StagingRing::Create(kStagingSlots, kStagingSlotBytes), &made.staging);
     take(KernelArguments::Create(kArgumentsBytes), &made.arguments);
-    take(DeviceBuffer::Allocate(ChecksumWorkspaceBytes(1, kSegmentBytesMax)), &made.checksum);
-    take(DeviceBuffer::Allocate(size_t{2} << 20), &made.results);
+    take(CudaSegments::Create(), &made.segments);
     take(PinnedBuffer::Allocate(2 * kDecodedBytes), &made.decoded);
     if (!status.ok()) return status;
     return made;
@@ -143,8 +136,8 @@ class CudaBackend final : public Backend {
                   int capacity, int count) override;
   LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
                                      absl::Span<const float> query_second_moments) override;
-  bool Encode(const SealBlocks& source, Codec codec, const LayerCalibration* calibration,
-              std::byte* segment) override;
+  size_t encode_bytes_max() const override { return CudaSegments::kEncodeBytesMax; }
+  void Encode(absl::Span<EncodeJob> jobs) override;
   absl::Status Attend(absl::Span<const AttendItem> items) override;
   void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
               absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override;
@@ -164,11 +157,7 @@ class CudaBackend final : public Backend {
   // Whether the device can be used, made current for this thread: calls come from several.
   bool Enter() { return health().ok() && Ok(cudaSetDevice(device_.index), "cudaSetDevice"); }
 
-  const SegmentJob* AddJob(const SealBlocks& source, Codec codec,
-                           const LayerCalibration* calibration, std::byte* segment,
-                           size_t size_bytes);
   const DeviceHead* AddHeads(const LayerShape& shape, const LayerCalibration& calibration);
-  SegmentBatch BatchOf(const SealBlocks& source, const SegmentJob* job, size_t size_bytes) const;
 
   const CudaDevice device_;
   const std::function<void(const absl::Status&)> on_fault_;
@@ -228,82 +217,19 @@ const DeviceHead* CudaBackend::AddHeads(const LayerShape& shape,
   return heads.device;
 }
 
-const SegmentJob* CudaBackend::AddJob(const SealBlocks& source, Codec codec,
-                                      const LayerCalibration* calibration, std::byte* segment,
-                                      size_t size_bytes) {
-  const auto blocks = workspace_.arguments.Add<const std::byte*>(source.blocks.size());
-  std::copy(source.blocks.begin(), source.blocks.end(), blocks.host);
-  const auto jobs = workspace_.arguments.Add<SegmentJob>(1);
-  SegmentJob& job = *jobs.host;
-  job = {};
-  job.blocks = blocks.device;
-  job.block_count = static_cast<uint32_t>(source.blocks.size());
-  job.segment = segment;
-  job.size_bytes = size_bytes;
-  if (codec == Codec::kPlanes && calibration != nullptr) {
-    job.heads = AddHeads(source.shape, *calibration);
-    std::copy(calibration->hash_prefix.begin(), calibration->hash_prefix.end(),
-              job.calibration_hash);
-  }
-  return jobs.device;
-}
-
-SegmentBatch CudaBackend::BatchOf(const SealBlocks& source, const SegmentJob* job,
-                                  size_t size_bytes) const {
-  SegmentBatch batch;
-  batch.kv_heads = source.shape.kv_heads;
-  batch.head_dim = source.shape.head_dim;
-  batch.dtype = source.dtype;
-  batch.jobs = job;
-  batch.job_count = 1;
-  batch.block_count_max = static_cast<int>(source.blocks.size());
-  batch.size_bytes_max = size_bytes;
-  return batch;
-}
-
 LayerCalibration CudaBackend::DeriveCalibration(const SealBlocks& source, Profile profile,
                                                 absl::Span<const float> query_second_moments) {
   std::vector<float> variance(2 * source.shape.row_values());
   if (Enter()) {
-    workspace_.arguments.Clear();
-    const SegmentJob* job = AddJob(source, Codec::kPlanes, nullptr, nullptr, 0);
-    float* const device_variance = reinterpret_cast<float*>(workspace_.results.data());
-    if (Ok(workspace_.arguments.Upload(workspace_.stream)) &&
-        Ok(planes::ChannelVariances(BatchOf(source, job, 0), device_variance,
-                                    workspace_.stream.get()),
-           "measuring channels")) {
-      ReadBytes(workspace_.results.data(), variance.size() * sizeof(float),
-                reinterpret_cast<std::byte*>(variance.data()));
-    }
+    absl::StatusOr<std::vector<float>> measured =
+        workspace_.segments.ChannelVariances(source, workspace_.stream);
+    if (Ok(measured.status())) variance = *std::move(measured);
   }
   return planes::CalibrationOf(source.shape, profile, variance, query_second_moments);
 }
 
-bool CudaBackend::Encode(const SealBlocks& source, Codec codec, const LayerCalibration* calibration,
-                         std::byte* segment) {
-  if (!Enter()) return true;
-  const int tokens = static_cast<int>(source.blocks.size()) * kBlockTokens;
-  const size_t size_bytes = SegmentBytes(source.shape, source.dtype, codec, calibration, tokens);
-  workspace_.arguments.Clear();
-  const SegmentJob* job = AddJob(source, codec, calibration, segment, size_bytes);
-  const SegmentBatch batch = BatchOf(source, job, size_bytes);
-  if (!Ok(workspace_.arguments.Upload(workspace_.stream))) return true;
-  if (codec == Codec::kRaw) {
-    if (Ok(raw::EncodeSegments(batch, workspace_.checksum.data(), workspace_.stream.get()),
-           "encoding a raw segment")) {
-      Ok(workspace_.stream.Synchronize());
-    }
-    return true;
-  }
-  const auto out_of_range = reinterpret_cast<uint32_t*>(workspace_.results.data());
-  if (!Ok(planes::EncodeSegments(batch, out_of_range, workspace_.checksum.data(),
-                                 workspace_.stream.get()),
-          "encoding a planes segment")) {
-    return true;
-  }
-  uint32_t flag = 0;
-  ReadBytes(workspace_.results.data(), sizeof(flag), reinterpret_cast<std::byte*>(&flag));
-  return flag == 0;
+void CudaBackend::Encode(absl::Span<EncodeJob> jobs) {
+  if (Enter()) Ok(workspace_.segments.Encode(jobs, workspace_.stream));
 }
 
 absl::Status CudaBackend::Attend(absl::Span<const AttendItem> items) {

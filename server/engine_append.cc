@@ -83,7 +83,8 @@ class ChunkWork final : public EngineWork<LayerState> {
             TokenChunk chunk, Engine::Done<LayerState> done)
       : EngineWork(state, Operation::kAppend, caller, std::move(done)),
         addition_(std::move(addition)),
-        chunk_(std::move(chunk)) {}
+        chunk_(std::move(chunk)),
+        sealer_(MakeSealer()) {}
 
   absl::Status Admit() override {
     MutexLock lock(state()->mu);
@@ -101,22 +102,19 @@ class ChunkWork final : public EngineWork<LayerState> {
     const size_t index = static_cast<size_t>(chunk_.layer);
     if (!stored_) {
       // What waits for memory comes first: sealing it frees some.
-      if (SealOne(index)) return absl::nullopt;
+      if (sealer_.RunTurn()) return absl::nullopt;
       absl::Status status = Store(index);
       if (!status.ok()) return status;
       stored_ = true;
-      sealing_ = true;
+      sealer_ = MakeSealer();
     }
-    if (SealOne(index)) return absl::nullopt;
+    if (sealer_.RunTurn()) return absl::nullopt;
     MutexLock lock(state()->mu);
     return addition_->session()->layers()[index].state();
   }
 
-  bool SealOne(size_t index) {
-    if (!sealing_) return false;
-    const absl::StatusOr<bool> sealed = SealNext(state(), addition_->session(), index);
-    sealing_ = sealed.ok() && *sealed;
-    return sealing_;
+  Sealer MakeSealer() const {
+    return Sealer(state(), {{addition_->session(), static_cast<size_t>(chunk_.layer)}});
   }
 
   absl::Status Store(size_t index) {
@@ -138,7 +136,7 @@ class ChunkWork final : public EngineWork<LayerState> {
   std::shared_ptr<OpenAddition> addition_;
   const TokenChunk chunk_;
   bool stored_ = false;
-  bool sealing_ = true;
+  Sealer sealer_;
 };
 
 class FinishWork final : public EngineWork<LayerStates> {
@@ -155,14 +153,16 @@ class FinishWork final : public EngineWork<LayerStates> {
 
  private:
   absl::optional<absl::StatusOr<LayerStates>> Step() override {
-    addition_->End();
     Session* const session = addition_->session();
-    for (const auto& [index, addition] : addition_->layers()) {
-      if (index < next_layer_) continue;
-      const absl::StatusOr<bool> sealed = SealNext(state(), session, static_cast<size_t>(index));
-      if (sealed.ok() && *sealed) return absl::nullopt;
-      next_layer_ = index + 1;
+    if (!sealer_.has_value()) {
+      addition_->End();
+      std::vector<SealTarget> targets;
+      for (const auto& [index, addition] : addition_->layers()) {
+        targets.push_back({session, static_cast<size_t>(index)});
+      }
+      sealer_.emplace(state(), std::move(targets));
     }
+    if (sealer_->RunTurn()) return absl::nullopt;
     LayerStates states;
     MutexLock lock(state()->mu);
     for (const auto& [index, addition] : addition_->layers()) {
@@ -178,7 +178,7 @@ class FinishWork final : public EngineWork<LayerStates> {
   }
 
   std::shared_ptr<OpenAddition> addition_;
-  int next_layer_ = 0;
+  absl::optional<Sealer> sealer_;
 };
 
 class AppendCall final : public Engine::Addition {

@@ -17,7 +17,7 @@ namespace {
 
 using Results = std::vector<AttendResult>;
 
-// Pieces: what earlier additions left unsealed, one segment each; then store and attend; then what
+// Pieces: what earlier additions left unsealed, in turns; then store and attend; then what
 // these additions seal.
 class DecodeWork final : public EngineWork<Results> {
  public:
@@ -71,8 +71,9 @@ class DecodeWork final : public EngineWork<Results> {
   }
 
   absl::optional<absl::StatusOr<Results>> Step() override {
+    if (!sealer_.has_value()) sealer_.emplace(state(), SealTargets());
     if (phase_ == Phase::kOwed) {
-      if (SealOne()) return absl::nullopt;
+      if (sealer_->RunTurn()) return absl::nullopt;
       absl::Status status = Store();
       if (!status.ok()) return status;
       batch_->Prepare();
@@ -90,20 +91,16 @@ class DecodeWork final : public EngineWork<Results> {
                             absl::StrCat(more.status().message(), "; the tokens are stored"));
       }
       phase_ = Phase::kSeal;
-      sealing_ = 0;
+      sealer_.emplace(state(), SealTargets());
     }
-    if (SealOne()) return absl::nullopt;
+    if (sealer_->RunTurn()) return absl::nullopt;
     return std::move(results_);
   }
 
-  // One segment of the first session that has one due and memory for it. False: none is left.
-  bool SealOne() {
-    for (; sealing_ < steps_.size(); ++sealing_) {
-      const absl::StatusOr<bool> sealed =
-          SealNext(state(), rights_[sealing_].session(), layer_index());
-      if (sealed.ok() && *sealed) return true;
-    }
-    return false;
+  std::vector<SealTarget> SealTargets() const {
+    std::vector<SealTarget> targets;
+    for (const MutationRight& right : rights_) targets.push_back({right.session(), layer_index()});
+    return targets;
   }
 
   // All tokens or none.
@@ -163,7 +160,7 @@ class DecodeWork final : public EngineWork<Results> {
   absl::optional<AttendBatch> batch_;
   Results results_;
   Phase phase_ = Phase::kOwed;
-  size_t sealing_ = 0;
+  absl::optional<Sealer> sealer_;
 };
 
 }  // namespace

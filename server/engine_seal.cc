@@ -2,7 +2,9 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
+#include "absl/types/optional.h"
 #include "server/engine_work.h"
 #include "server/mutation_right.h"
 #include "server/seal_rule.h"
@@ -35,18 +37,17 @@ class SealWork final : public EngineWork<SessionInfo> {
   // What it decided stays due.
   absl::optional<absl::StatusOr<SessionInfo>> Step() override {
     Session* const session = right_.session();
-    if (!decided_) {
-      decided_ = true;
+    if (!sealer_.has_value()) {
+      std::vector<SealTarget> targets;
       MutexLock lock(state()->mu);
       for (Layer& layer : session->layers()) {
         layer.Decide(DecideToWindow(state()->seal_rule, layer.undecided_tokens()));
+        targets.push_back({session, targets.size()});
       }
+      sealer_.emplace(state(), std::move(targets));
     }
-    for (; next_layer_ < session->spec().layers.size(); ++next_layer_) {
-      const absl::StatusOr<bool> sealed = SealNext(state(), session, next_layer_);
-      if (!sealed.ok()) return sealed.status();
-      if (*sealed) return absl::nullopt;
-    }
+    if (sealer_->RunTurn()) return absl::nullopt;
+    if (!sealer_->put_off().ok()) return sealer_->put_off();
     MutexLock lock(state()->mu);
     return session->Info();
   }
@@ -56,8 +57,7 @@ class SealWork final : public EngineWork<SessionInfo> {
   const std::string session_id_;
   const uint64_t generation_;
   MutationRight right_;
-  bool decided_ = false;
-  size_t next_layer_ = 0;
+  absl::optional<Sealer> sealer_;
 };
 
 }  // namespace

@@ -144,15 +144,19 @@ void Layer::Decide(const DecidedSegments& decided) {
   due_.insert(due_.end(), decided.begin(), decided.end());
 }
 
-DueSegment Layer::NextDue() const {
-  KVDEPOT_CHECK(has_due());
-  const int tokens = due_.front();
-  return {tail_position_, tokens, {tail_.begin(), tail_.begin() + tokens / kBlockTokens}};
+DueSegment Layer::Due(size_t index) const {
+  KVDEPOT_CHECK(index < due_.size());
+  const int before =
+      std::accumulate(due_.begin(), due_.begin() + static_cast<std::ptrdiff_t>(index), 0);
+  const auto first = tail_.begin() + before / kBlockTokens;
+  return {tail_position_ + static_cast<uint64_t>(before),
+          due_[index],
+          {first, first + due_[index] / kBlockTokens}};
 }
 
 DroppedExtents Layer::Seal(ExtentRef segment, Codec codec,
                            std::shared_ptr<const LayerCalibration> calibration) {
-  KVDEPOT_CHECK(has_due());
+  KVDEPOT_CHECK(!due_.empty());
   const int tokens = due_.front();
   const auto blocks_end = tail_.begin() + tokens / kBlockTokens;
   DroppedExtents dropped(tail_.begin(), blocks_end);

@@ -45,7 +45,7 @@ struct LayerView {
   std::vector<ExtentRef> extents;  // One a run.
 };
 
-// The oldest segment that is due: whole blocks of the tail.
+// A segment that is due: whole blocks of the tail.
 struct DueSegment {
   uint64_t position = 0;
   int token_count = 0;
@@ -100,10 +100,10 @@ class Layer {
   }
 
   void Decide(const DecidedSegments& decided);
-  bool has_due() const { return !due_.empty(); }
-  // Only if has_due().
-  DueSegment NextDue() const;
-  // `segment` holds the tokens of NextDue(), encoded with `codec`. `calibration`: of the session's
+  size_t due_count() const { return due_.size(); }
+  // The oldest first. `index` is below due_count().
+  DueSegment Due(size_t index) const;
+  // `segment` holds the tokens of Due(0), encoded with `codec`. `calibration`: of the session's
   // layer from now on, null for raw sessions.
   DroppedExtents Seal(ExtentRef segment, Codec codec,
                       std::shared_ptr<const LayerCalibration> calibration);

@@ -2,7 +2,6 @@
 
 #include <memory>
 #include <utility>
-#include <vector>
 
 #include "absl/types/span.h"
 #include "server/calibration_bytes.h"
@@ -12,109 +11,158 @@
 namespace kvdepot {
 namespace {
 
+void SampleError(EngineState* state, const EncodeJob& job) {
+  const uint64_t interval = static_cast<uint64_t>(state->options.error_sample_interval);
+  if (job.codec != Codec::kPlanes || interval == 0) return;
+  if (state->planes_segments++ % interval != 0) return;
+  const ReconstructionError error =
+      MeasureReconstruction(state->backend.get(), job.source, job.calibration, job.segment);
+  state->observer->OnReconstructionError(error.k, error.v);
+}
+
+}  // namespace
+
 // What is sealed, by which numbers, and into what.
-struct SealJob {
-  LayerShape shape;
-  DType dtype = DType::kBf16;
+struct Sealer::Job {
+  SealTarget* target = nullptr;
   DueSegment due;
   std::vector<const std::byte*> blocks;
   std::shared_ptr<const LayerCalibration> calibration;
   Codec codec = Codec::kRaw;
   ExtentRef segment;
 
-  SealBlocks source() const { return {shape, dtype, blocks}; }
+  const LayerShape& shape() const { return target->session->spec().layers[target->layer]; }
+  DType dtype() const { return target->session->spec().dtype; }
+  SealBlocks source() const { return {shape(), dtype(), blocks}; }
+  uint64_t exact_bytes() const { return ExactExtentBytes(shape(), dtype(), due.token_count); }
+  // Whatever else the layer's calibration is good for, raw segments have none.
+  const LayerCalibration* encoded_with() const {
+    return codec == Codec::kPlanes ? calibration.get() : nullptr;
+  }
+  EncodeJob encoding() const { return {source(), codec, encoded_with(), segment->data()}; }
 };
 
-// Memory of the segment's size, and its bytes. False: the values leave the range of `planes`.
-absl::StatusOr<bool> Encode(EngineState* state, const std::string& tenant, SealJob& job) {
-  const LayerCalibration* calibration =
-      job.codec == Codec::kPlanes ? job.calibration.get() : nullptr;
-  absl::StatusOr<std::vector<ExtentRef>> extents = state->Allocate(
-      tenant, ExtentUse::kSealed,
-      {SegmentBytes(job.shape, job.dtype, job.codec, calibration, job.due.token_count)});
-  if (!extents.ok()) return extents.status();
-  job.segment = (*extents)[0];
-  return state->backend->Encode(job.source(), job.codec, calibration, job.segment->data());
+Sealer::Sealer(EngineState* state, std::vector<SealTarget> targets)
+    : state_(state), targets_(std::move(targets)) {}
+
+bool Sealer::RunTurn() {
+  std::vector<Job> jobs = Gather();
+  if (jobs.empty()) return false;
+  std::vector<EncodeJob> encodings;
+  for (const Job& job : jobs) encodings.push_back(job.encoding());
+  state_->backend->Encode(absl::MakeSpan(encodings));
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    // An older segment of the layer was put off.
+    if (jobs[i].target->session == nullptr) continue;
+    if (!encodings[i].in_range && !EncodeAsRaw(&jobs[i])) continue;
+    SampleError(state_, jobs[i].encoding());
+    Seal(&jobs[i]);
+  }
+  return true;
 }
 
-// The layer's own calibration, made from its first segment.
-absl::StatusOr<std::shared_ptr<const LayerCalibration>> MakeCalibration(
-    EngineState* state, const Session& session, const QueryMomentsRef& moments,
-    const SealJob& job) {
-  absl::StatusOr<MemoryCharge> charge = state->budget.Reserve(
-      session.tenant(), CalibrationBytes(static_cast<size_t>(job.shape.kv_heads),
-                                         static_cast<size_t>(job.shape.head_dim)));
+std::vector<Sealer::Job> Sealer::Gather() {
+  std::vector<Job> jobs;
+  uint64_t exact_bytes = 0;
+  for (SealTarget& target : targets_) {
+    // A layer's own, which its first segment makes and the others of this turn use.
+    std::shared_ptr<const LayerCalibration> calibration;
+    for (size_t index = 0; target.session != nullptr; ++index) {
+      Job job;
+      job.target = &target;
+      QueryMomentsRef query_second_moments;
+      {
+        MutexLock lock(state_->mu);
+        const Layer& layer = target.session->layers()[target.layer];
+        if (index == layer.due_count()) break;
+        job.due = layer.Due(index);
+        if (index == 0) {
+          calibration = layer.calibration();
+          query_second_moments = layer.query_second_moments();
+        }
+      }
+      exact_bytes += job.exact_bytes();
+      if (!jobs.empty() && exact_bytes > state_->backend->encode_bytes_max()) return jobs;
+
+      for (const ExtentRef& block : job.due.blocks) job.blocks.push_back(block->data());
+      job.codec = target.session->spec().codec;
+      absl::Status status;
+      if (job.codec == Codec::kPlanes && calibration == nullptr) {
+        absl::StatusOr<std::shared_ptr<const LayerCalibration>> made =
+            MakeCalibration(job, query_second_moments);
+        if (made.ok()) calibration = *std::move(made);
+        status = made.status();
+      }
+      job.calibration = calibration;
+      if (status.ok()) status = Allocate(&job);
+      if (status.ok()) {
+        jobs.push_back(std::move(job));
+        continue;
+      }
+      // What those before it free may be enough.
+      if (!jobs.empty()) return jobs;
+      PutOff(&target, std::move(status));
+    }
+  }
+  return jobs;
+}
+
+// The layer's own calibration, made from its first segment. RESOURCE_EXHAUSTED: no memory for it.
+absl::StatusOr<std::shared_ptr<const LayerCalibration>> Sealer::MakeCalibration(
+    const Job& job, const QueryMomentsRef& moments) {
+  const Session& session = *job.target->session;
+  absl::StatusOr<MemoryCharge> charge = state_->budget.Reserve(
+      session.tenant(), CalibrationBytes(static_cast<size_t>(job.shape().kv_heads),
+                                         static_cast<size_t>(job.shape().head_dim)));
   if (!charge.ok()) return charge.status();
   absl::Span<const float> values;
   if (moments != nullptr) values = moments->value;
   const auto made = std::make_shared<Charged<LayerCalibration>>(Charged<LayerCalibration>{
       *std::move(charge),
-      state->backend->DeriveCalibration(job.source(), session.spec().profile, values)});
+      state_->backend->DeriveCalibration(job.source(), session.spec().profile, values)});
   return std::shared_ptr<const LayerCalibration>(made, &made->value);
 }
 
-// The segment, in whatever codec it takes. RESOURCE_EXHAUSTED: no memory for it, or for the
-// calibration that it needs.
-absl::Status MakeSegment(EngineState* state, const Session& session, const QueryMomentsRef& moments,
-                         SealJob& job) {
-  if (job.codec == Codec::kPlanes && job.calibration == nullptr) {
-    absl::StatusOr<std::shared_ptr<const LayerCalibration>> made =
-        MakeCalibration(state, session, moments, job);
-    if (!made.ok()) return made.status();
-    job.calibration = *std::move(made);
-  }
-  absl::StatusOr<bool> encoded = Encode(state, session.tenant(), job);
-  if (encoded.ok() && !*encoded) {
-    job.segment = nullptr;
-    job.codec = Codec::kRaw;
-    encoded = Encode(state, session.tenant(), job);
-  }
-  return encoded.status();
+absl::Status Sealer::Allocate(Job* job) {
+  absl::StatusOr<std::vector<ExtentRef>> extents =
+      state_->Allocate(job->target->session->tenant(), ExtentUse::kSealed,
+                       {SegmentBytes(job->shape(), job->dtype(), job->codec, job->encoded_with(),
+                                     job->due.token_count)});
+  if (!extents.ok()) return extents.status();
+  job->segment = std::move((*extents)[0]);
+  return absl::OkStatus();
 }
 
-void SampleError(EngineState* state, const SealJob& job) {
-  const uint64_t interval = static_cast<uint64_t>(state->options.error_sample_interval);
-  if (job.codec != Codec::kPlanes || interval == 0) return;
-  if (state->planes_segments++ % interval != 0) return;
-  const ReconstructionError error = MeasureReconstruction(
-      state->backend.get(), job.source(), job.calibration.get(), job.segment->data());
-  state->observer->OnReconstructionError(error.k, error.v);
+bool Sealer::EncodeAsRaw(Job* job) {
+  job->segment = nullptr;
+  job->codec = Codec::kRaw;
+  absl::Status status = Allocate(job);
+  if (!status.ok()) {
+    PutOff(job->target, std::move(status));
+    return false;
+  }
+  EncodeJob encoding = job->encoding();
+  state_->backend->Encode({&encoding, 1});
+  return true;
 }
 
-}  // namespace
-
-absl::StatusOr<bool> SealNext(EngineState* state, Session* session, size_t layer) {
-  SealJob job;
-  QueryMomentsRef query_second_moments;
-  {
-    MutexLock lock(state->mu);
-    const Layer& from = session->layers()[layer];
-    if (!from.has_due()) return false;
-    job.due = from.NextDue();
-    job.calibration = from.calibration();
-    query_second_moments = from.query_second_moments();
-  }
-  job.shape = session->spec().layers[layer];
-  job.dtype = session->spec().dtype;
-  job.codec = session->spec().codec;
-  for (const ExtentRef& block : job.due.blocks) job.blocks.push_back(block->data());
-
-  if (absl::Status status = MakeSegment(state, *session, query_second_moments, job); !status.ok()) {
-    state->observer->OnSealDeferred();
-    return status;
-  }
-  SampleError(state, job);
-
-  const uint64_t stored_bytes = job.segment->charge.bytes();
+void Sealer::Seal(Job* job) {
+  const uint64_t stored_bytes = job->segment->charge.bytes();
   DroppedExtents dropped;
   {
-    MutexLock lock(state->mu);
-    dropped = session->layers()[layer].Seal(std::move(job.segment), job.codec, job.calibration);
+    MutexLock lock(state_->mu);
+    dropped = job->target->session->layers()[job->target->layer].Seal(std::move(job->segment),
+                                                                      job->codec, job->calibration);
   }
-  state->observer->OnSealed(job.codec, job.due.token_count,
-                            ExactExtentBytes(job.shape, job.dtype, job.due.token_count),
-                            stored_bytes);
-  return true;
+  // The tail's memory goes now: a later job's raw segment may need it.
+  job->due.blocks.clear();
+  state_->observer->OnSealed(job->codec, job->due.token_count, job->exact_bytes(), stored_bytes);
+}
+
+void Sealer::PutOff(SealTarget* target, absl::Status status) {
+  target->session = nullptr;
+  put_off_ = std::move(status);
+  state_->observer->OnSealDeferred();
 }
 
 }  // namespace kvdepot

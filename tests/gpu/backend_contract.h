@@ -343,6 +343,77 @@ TEST_P(BackendContractTest, ExactTokensComeBackBitForBit) {
   }
 }
 
+// Jobs of several shapes, dtypes and codecs, one with values out of the range of `planes`.
+TEST_P(BackendContractTest, ManySegmentsAtOnceAreTheBytesOfEachAlone) {
+  constexpr int kCount = 60;
+  constexpr int kOutOfRange = 30;
+  std::mt19937 random(11);
+  std::vector<std::unique_ptr<Extent>> extents;
+  const auto allocate = [&](size_t bytes) {
+    auto extent = backend_->Allocate("tenant", ExtentUse::kSealed, bytes);
+    EXPECT_TRUE(extent.ok());
+    extents.push_back(*std::move(extent));
+    return extents.back()->data();
+  };
+  // Neighbours are often alike, as layers of a model are.
+  LayerShape shape;
+  std::vector<std::unique_ptr<LayerCalibration>> calibrations;
+  std::vector<std::vector<const std::byte*>> blocks;
+  std::vector<EncodeJob> jobs;
+  for (int i = 0; i < kCount; ++i) {
+    if (i % 5 == 0) {
+      shape = RandomShape(random);
+      calibrations.push_back(std::make_unique<LayerCalibration>(RandomCalibration(shape, random)));
+      calibrations.back()->hash_prefix[0] = static_cast<uint8_t>(i);
+    }
+    EncodeJob job;
+    job.source.shape = shape;
+    job.source.dtype = i % 15 < 10 ? DType::kBf16 : DType::kFp32;
+    job.codec = i % 7 == 3 ? Codec::kRaw : Codec::kPlanes;
+    job.calibration = job.codec == Codec::kPlanes ? calibrations.back().get() : nullptr;
+    const int tokens = kBlockTokens * (1 + static_cast<int>(random() % 4));
+    RandomTokens input(shape, job.source.dtype, tokens, 1, random);
+    if (i == kOutOfRange) {
+      input.k_bytes = ToBytes(std::vector<float>(input.k_bytes.size() / 2, 1e30f), DType::kBf16);
+    }
+    std::vector<const std::byte*>& of_job = blocks.emplace_back();
+    for (int token = 0; token < tokens; token += kBlockTokens) {
+      std::byte* const block = allocate(ExactExtentBytes(shape, job.source.dtype, kBlockTokens));
+      backend_->WriteTokens(shape, job.source.dtype, input.host(), token, kBlockTokens, block,
+                            kBlockTokens, 0);
+      of_job.push_back(block);
+    }
+    job.segment =
+        allocate(SegmentBytes(shape, job.source.dtype, job.codec, job.calibration, tokens));
+    jobs.push_back(job);
+  }
+  for (size_t i = 0; i < jobs.size(); ++i) jobs[i].source.blocks = blocks[i];
+  const auto read = [&](const EncodeJob& job) {
+    const int tokens = static_cast<int>(job.source.blocks.size()) * kBlockTokens;
+    std::vector<std::byte> bytes(
+        SegmentBytes(job.source.shape, job.source.dtype, job.codec, job.calibration, tokens));
+    backend_->ReadBytes(job.segment, bytes.size(), bytes.data());
+    return bytes;
+  };
+
+  std::vector<std::vector<std::byte>> alone;
+  for (EncodeJob& job : jobs) {
+    backend_->Encode({&job, 1});
+    alone.push_back(read(job));
+    const std::vector<std::byte> zeros(alone.back().size());
+    backend_->WriteBytes(zeros.data(), zeros.size(), job.segment);
+    job.in_range = true;
+  }
+  backend_->Encode(absl::MakeSpan(jobs));
+  for (int i = 0; i < kCount; ++i) {
+    const size_t index = static_cast<size_t>(i);
+    ASSERT_EQ(jobs[index].in_range, i != kOutOfRange) << i;
+    if (jobs[index].in_range) {
+      EXPECT_EQ(read(jobs[index]), alone[index]) << i;
+    }
+  }
+}
+
 TEST_P(BackendContractTest, NonFiniteValuesAreNamedByIndex) {
   for (const DType dtype : {DType::kBf16, DType::kFp16, DType::kFp32}) {
     std::vector<float> values(5000, 1.5f);

@@ -91,7 +91,7 @@ TEST_F(BackendCudaTest, SegmentsAndCalibrationsAreTheSameBytes) {
             codec == Codec::kPlanes ? &calibrations.back() : nullptr;
         const size_t bytes = SegmentBytes(shape, dtype, codec, calibration, blocks * kBlockTokens);
         std::byte* const segment = Allocate(*backend, bytes);
-        ASSERT_TRUE(backend->Encode(source, codec, calibration, segment));
+        ASSERT_TRUE(EncodeOne(*backend, source, codec, calibration, segment));
         segments.push_back(Read(*backend, segment, bytes));
       }
     }

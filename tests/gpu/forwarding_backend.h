@@ -42,10 +42,8 @@ class ForwardingBackend : public Backend {
                                      absl::Span<const float> query_second_moments) override {
     return to_->DeriveCalibration(source, profile, query_second_moments);
   }
-  bool Encode(const SealBlocks& source, Codec codec, const LayerCalibration* calibration,
-              std::byte* segment) override {
-    return to_->Encode(source, codec, calibration, segment);
-  }
+  size_t encode_bytes_max() const override { return to_->encode_bytes_max(); }
+  void Encode(absl::Span<EncodeJob> jobs) override { to_->Encode(jobs); }
   absl::Status Attend(absl::Span<const AttendItem> items) override { return to_->Attend(items); }
   void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
               absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override {

@@ -11,6 +11,7 @@
 #include "gpu/segment_view.h"
 #include "gtest/gtest.h"
 #include "tests/gpu/golden_case.h"
+#include "tests/gpu/stored_layer.h"
 #include "tests/gpu/vector_targets.h"
 
 namespace kvdepot {
@@ -54,13 +55,13 @@ TEST_P(GoldenVectorsTest, EncoderWritesTheSameBytesOnEveryTarget) {
                                                   &golden.calibration, golden.tokens));
     ASSERT_TRUE(segment.ok());
     const bool in_range =
-        backend->Encode(source, Codec::kPlanes, &golden.calibration, (*segment)->data());
+        EncodeOne(*backend, source, Codec::kPlanes, &golden.calibration, (*segment)->data());
     ASSERT_EQ(in_range, golden.codec == Codec::kPlanes);
     if (!in_range) {
       segment = backend->Allocate(
           "tenant", ExtentUse::kSealed,
           SegmentBytes(golden.shape, golden.dtype, Codec::kRaw, nullptr, golden.tokens));
-      ASSERT_TRUE(backend->Encode(source, Codec::kRaw, nullptr, (*segment)->data()));
+      ASSERT_TRUE(EncodeOne(*backend, source, Codec::kRaw, nullptr, (*segment)->data()));
     }
     ASSERT_EQ((*segment)->size_bytes(), golden.segment.size());
     const auto mismatch =

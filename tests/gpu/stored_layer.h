@@ -60,6 +60,14 @@ inline LayerCalibration RandomCalibration(const LayerShape& shape, std::mt19937&
   return calibration;
 }
 
+// Encode of a single job. False: the values leave the range of `planes`.
+inline bool EncodeOne(Backend& backend, const SealBlocks& source, Codec codec,
+                      const LayerCalibration* calibration, std::byte* segment) {
+  EncodeJob job{source, codec, codec == Codec::kPlanes ? calibration : nullptr, segment};
+  backend.Encode({&job, 1});
+  return job.in_range;
+}
+
 class StoredLayer {
  public:
   StoredLayer(Backend& backend, const LayerShape& shape, DType dtype, Codec codec,
@@ -120,11 +128,11 @@ class StoredLayer {
     const SealBlocks source{shape_, dtype_, blocks};
     Codec codec = codec_;
     std::byte* segment = Allocate(SegmentBytes(shape_, dtype_, codec, calibration_, count));
-    if (!backend_.Encode(source, codec, calibration_, segment)) {
+    if (!EncodeOne(backend_, source, codec, calibration_, segment)) {
       ++raw_fallbacks_;
       codec = Codec::kRaw;
       segment = Allocate(SegmentBytes(shape_, dtype_, Codec::kRaw, nullptr, count));
-      KVDEPOT_CHECK(backend_.Encode(source, Codec::kRaw, nullptr, segment));
+      KVDEPOT_CHECK(EncodeOne(backend_, source, Codec::kRaw, nullptr, segment));
     }
     runs_.push_back({SegmentForm(codec), segment, count, 0, count});
   }

@@ -34,8 +34,6 @@ LayerModel RandomModel(std::mt19937& random, const LayerShape& shape, uint64_t t
   return model;
 }
 
-bool SameTokens(const ModelTokens& a, const ModelTokens& b) { return a.k == b.k && a.v == b.v; }
-
 TEST(EngineAppendTest, RawTokensComeBackAsTheyWere) {
   TestEngine engine;
   std::mt19937 random(1);

@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "gpu/check.h"
+#include "tests/server/batching_backend.h"
 #include "tests/server/engine_fixture.h"
 
 namespace kvdepot {
@@ -55,6 +56,13 @@ EngineOptions SmallOptions(Input& input) {
   return options;
 }
 
+// Sealing one by one, two or three, or all that is due at once, as the budget has it.
+std::unique_ptr<Backend> MakeBackend(const EngineOptions& options) {
+  constexpr size_t kEncodeBytesMax[] = {1, 160 << 10, 1 << 30};
+  return std::make_unique<BatchingBackend>(kEncodeBytesMax[(options.budget_bytes >> 15) % 3],
+                                           nullptr);
+}
+
 struct ModelSession {
   explicit ModelSession(const SessionInfo& session_info) : info(session_info) {
     for (const LayerShape& shape : info.spec.layers) layers.emplace_back(shape);
@@ -68,7 +76,9 @@ struct ModelSession {
 
 class Operations {
  public:
-  explicit Operations(Input& input) : input_(input), engine_(SmallOptions(input)) {
+  explicit Operations(Input& input) : Operations(input, SmallOptions(input)) {}
+  Operations(Input& input, const EngineOptions& options)
+      : input_(input), engine_(options, MakeBackend(options)) {
     // Made once, as random numbers take longer than all else here.
     static const ModelTokens* const kPool = [] {
       std::mt19937 random(1);

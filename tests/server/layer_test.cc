@@ -122,15 +122,19 @@ TEST_F(LayerTest, DueTokensAreDecidedButNotSealed) {
   layer_.Decide({128, 64});
   EXPECT_EQ(layer_.undecided_tokens(), 208u);
   EXPECT_EQ(layer_.state().sealed_end, 0u);
-  const DueSegment due = layer_.NextDue();
+  const DueSegment due = layer_.Due(0);
   EXPECT_EQ(due.position, 16u);
   EXPECT_EQ(due.token_count, 128);
   EXPECT_EQ(due.blocks.size(), 2u);
+  EXPECT_EQ(layer_.Due(1).position, 144u);
+  EXPECT_EQ(layer_.Due(1).token_count, 64);
+  EXPECT_EQ(layer_.Due(1).blocks.size(), 1u);
+  EXPECT_NE(layer_.Due(1).blocks[0], due.blocks[1]);
   Seal();
   EXPECT_EQ(layer_.state().sealed_end, 144u);
   EXPECT_EQ(layer_.undecided_tokens(), 208u);
   Seal();
-  EXPECT_FALSE(layer_.has_due());
+  EXPECT_EQ(layer_.due_count(), 0u);
 }
 
 TEST_F(LayerTest, OnlyATruncationInsideAnExactExtentCopies) {
@@ -174,10 +178,10 @@ TEST_F(LayerTest, ATruncationDropsDueSegmentsThatLoseTokens) {
   Append(16 + 400);
   layer_.Decide({128, 128});
   Truncate(16 + 255);
-  EXPECT_EQ(layer_.NextDue().token_count, 128);
+  EXPECT_EQ(layer_.Due(0).token_count, 128);
   EXPECT_EQ(layer_.undecided_tokens(), 127u);
   Truncate(16 + 127);
-  EXPECT_FALSE(layer_.has_due());
+  EXPECT_EQ(layer_.due_count(), 0u);
 }
 
 TEST_F(LayerTest, BelowTheSinksNothingElseIsLeft) {
@@ -212,7 +216,7 @@ TEST_F(WindowedLayerTest, WholeExtentsThatNoQuerySeesGo) {
   // The second segment, and the third one, which is due: two blocks of the tail at once.
   EXPECT_EQ(layer_.DropBefore(498).size(), 1u);
   EXPECT_EQ(layer_.DropBefore(499).size(), 2u);
-  EXPECT_FALSE(layer_.has_due());
+  EXPECT_EQ(layer_.due_count(), 0u);
   EXPECT_EQ(layer_.first_held(), 400u);
   EXPECT_EQ(layer_.DropBefore(563).size(), 1u);
   EXPECT_EQ(layer_.first_held(), 464u);

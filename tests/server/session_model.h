@@ -18,6 +18,9 @@ struct ModelTokens {
   std::vector<float> k;
   std::vector<float> v;
 };
+inline bool SameTokens(const ModelTokens& a, const ModelTokens& b) {
+  return a.k == b.k && a.v == b.v;
+}
 
 // Normally distributed values.
 std::vector<float> RandomValues(std::mt19937& random, size_t count);

@@ -1,0 +1,193 @@
+#include "gpu/segments_cuda.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "gpu/check.h"
+#include "gpu/checksum_cuda.h"
+#include "gpu/cuda_status.h"
+#include "gpu/device_head.h"
+#include "gpu/planes/encode_cuda.h"
+#include "gpu/raw/segment_cuda.h"
+
+namespace kvdepot {
+namespace {
+
+// The smallest block of a head (64 tokens, head_dim 64, bf16) is 16 KiB: so kEncodeBytesMax is at
+// most 8192 heads of 544 bytes, in as many jobs of two arrays; arrays are rounded up to 256 bytes.
+constexpr size_t kArgumentsBytes = size_t{16} << 20;
+// A raw segment of 1024 tokens and 1024 heads of 256 in fp32.
+constexpr size_t kSegmentBytesMax = (size_t{2} << 30) + 4096;
+// Variances of the largest layer, 1024 heads of 256.
+constexpr size_t kResultsBytes = size_t{2} << 20;
+
+int TokensOf(const SealBlocks& source) {
+  return static_cast<int>(source.blocks.size()) * kBlockTokens;
+}
+
+size_t BytesOf(const EncodeJob& job) {
+  return SegmentBytes(job.source.shape, job.source.dtype, job.codec, job.calibration,
+                      TokensOf(job.source));
+}
+
+bool AreAlike(const EncodeJob& a, const EncodeJob& b) {
+  return a.codec == b.codec && a.source.dtype == b.source.dtype &&
+         a.source.shape.kv_heads == b.source.shape.kv_heads &&
+         a.source.shape.head_dim == b.source.shape.head_dim;
+}
+
+SegmentBatch BatchOf(const SealBlocks& source) {
+  SegmentBatch batch;
+  batch.kv_heads = source.shape.kv_heads;
+  batch.head_dim = source.shape.head_dim;
+  batch.dtype = source.dtype;
+  return batch;
+}
+
+}  // namespace
+
+absl::StatusOr<CudaSegments> CudaSegments::Create() {
+  CudaSegments made;
+  absl::Status status;
+  const auto take = [&status](auto made_part, auto* part) {
+    if (!made_part.ok()) status.Update(made_part.status());
+    if (made_part.ok()) *part = *std::move(made_part);
+  };
+  take(KernelArguments::Create(kArgumentsBytes), &made.arguments_);
+  take(DeviceBuffer::Allocate(ChecksumWorkspaceBytes(1, kSegmentBytesMax)), &made.checksum_);
+  take(DeviceBuffer::Allocate(kResultsBytes), &made.results_);
+  take(PinnedBuffer::Allocate(kResultsBytes), &made.host_results_);
+  if (!status.ok()) return status;
+  return made;
+}
+
+std::vector<CudaSegments::Launch> CudaSegments::Divide(absl::Span<const EncodeJob> jobs) const {
+  std::vector<Launch> launches;
+  for (size_t first = 0; first < jobs.size();) {
+    Launch launch;
+    launch.batch = BatchOf(jobs[first].source);
+    size_t end = first;
+    for (; end < jobs.size() && AreAlike(jobs[first], jobs[end]); ++end) {
+      const size_t size_bytes_max = std::max(launch.batch.size_bytes_max, BytesOf(jobs[end]));
+      const int count = static_cast<int>(end - first) + 1;
+      // One job always fits.
+      if (ChecksumWorkspaceBytes(count, size_bytes_max) > checksum_.size_bytes()) break;
+      launch.batch.size_bytes_max = size_bytes_max;
+      launch.batch.block_count_max =
+          std::max(launch.batch.block_count_max, static_cast<int>(jobs[end].source.blocks.size()));
+    }
+    launch.jobs = jobs.subspan(first, end - first);
+    launch.batch.job_count = static_cast<int>(launch.jobs.size());
+    launches.push_back(launch);
+    first = end;
+  }
+  return launches;
+}
+
+const std::byte* const* CudaSegments::AddBlocks(const SealBlocks& source) {
+  const auto blocks = arguments_.Add<const std::byte*>(source.blocks.size());
+  std::copy(source.blocks.begin(), source.blocks.end(), blocks.host);
+  return blocks.device;
+}
+
+void CudaSegments::AddJobs(Launch* launch) {
+  const auto jobs = arguments_.Add<SegmentJob>(launch->jobs.size());
+  // Segments of one layer follow each other.
+  const LayerCalibration* calibration = nullptr;
+  const DeviceHead* heads = nullptr;
+  for (size_t i = 0; i < launch->jobs.size(); ++i) {
+    const EncodeJob& from = launch->jobs[i];
+    SegmentJob& job = jobs.host[i];
+    job = {};
+    job.blocks = AddBlocks(from.source);
+    job.block_count = static_cast<uint32_t>(from.source.blocks.size());
+    job.segment = from.segment;
+    job.size_bytes = BytesOf(from);
+    if (from.codec != Codec::kPlanes) continue;
+    if (from.calibration != calibration) {
+      calibration = from.calibration;
+      const auto added =
+          arguments_.Add<DeviceHead>(static_cast<size_t>(from.source.shape.kv_heads));
+      FillDeviceHeads(from.source.shape, *calibration, added.host);
+      heads = added.device;
+    }
+    job.heads = heads;
+    std::copy(calibration->hash_prefix.begin(), calibration->hash_prefix.end(),
+              job.calibration_hash);
+  }
+  launch->batch.jobs = jobs.device;
+}
+
+absl::Status CudaSegments::Queue(const Launch& launch, uint32_t* out_of_range,
+                                 const Stream& stream) {
+  if (launch.jobs[0].codec == Codec::kRaw) {
+    return CudaStatus(raw::EncodeSegments(launch.batch, checksum_.data(), stream.get()),
+                      "encoding raw segments");
+  }
+  return CudaStatus(
+      planes::EncodeSegments(launch.batch, out_of_range, checksum_.data(), stream.get()),
+      "encoding planes segments");
+}
+
+absl::StatusOr<const std::byte*> CudaSegments::ReadResults(size_t size_bytes,
+                                                           const Stream& stream) {
+  absl::Status status =
+      CudaStatus(cudaMemcpyAsync(host_results_.data(), results_.data(), size_bytes,
+                                 cudaMemcpyDeviceToHost, stream.get()),
+                 "reading results");
+  if (status.ok()) status = stream.Synchronize();
+  if (!status.ok()) return status;
+  return host_results_.data();
+}
+
+absl::Status CudaSegments::Encode(absl::Span<EncodeJob> jobs, const Stream& stream) {
+  KVDEPOT_CHECK(jobs.size() * sizeof(uint32_t) <= results_.size_bytes());
+  std::vector<Launch> launches = Divide(jobs);
+  arguments_.Clear();
+  for (Launch& launch : launches) AddJobs(&launch);
+  absl::Status status = arguments_.Upload(stream);
+  // One flag a job, in order; a raw job's means nothing.
+  auto* out_of_range = reinterpret_cast<uint32_t*>(results_.data());
+  for (const Launch& launch : launches) {
+    if (!status.ok()) return status;
+    status = Queue(launch, out_of_range, stream);
+    out_of_range += launch.jobs.size();
+  }
+  if (!status.ok()) return status;
+  const absl::StatusOr<const std::byte*> flags =
+      ReadResults(jobs.size() * sizeof(uint32_t), stream);
+  if (!flags.ok()) return flags.status();
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    jobs[i].in_range =
+        jobs[i].codec == Codec::kRaw || reinterpret_cast<const uint32_t*>(*flags)[i] == 0;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<float>> CudaSegments::ChannelVariances(const SealBlocks& source,
+                                                                  const Stream& stream) {
+  arguments_.Clear();
+  const auto job = arguments_.Add<SegmentJob>(1);
+  *job.host = {};
+  job.host->blocks = AddBlocks(source);
+  job.host->block_count = static_cast<uint32_t>(source.blocks.size());
+  SegmentBatch batch = BatchOf(source);
+  batch.jobs = job.device;
+  batch.job_count = 1;
+  batch.block_count_max = static_cast<int>(source.blocks.size());
+  absl::Status status = arguments_.Upload(stream);
+  if (!status.ok()) return status;
+  status = CudaStatus(
+      planes::ChannelVariances(batch, reinterpret_cast<float*>(results_.data()), stream.get()),
+      "measuring channels");
+  if (!status.ok()) return status;
+  std::vector<float> variance(2 * source.shape.row_values());
+  const absl::StatusOr<const std::byte*> read =
+      ReadResults(variance.size() * sizeof(float), stream);
+  if (!read.ok()) return read.status();
+  memcpy(variance.data(), *read, variance.size() * sizeof(float));
+  return variance;
+}
+
+}  // namespace kvdepot
