@@ -14,10 +14,19 @@
 namespace kvdepot {
 namespace {
 
-void Check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "attend_batch_cuda: %s: %s\n", what, cudaGetErrorString(error));
+[[noreturn]] void Fail(const char* what, const char* error) {
+  std::fprintf(stderr, "attend_batch_cuda: %s: %s\n", what, error);
   std::abort();
+}
+
+void Check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) Fail(what, cudaGetErrorString(error));
+}
+
+DeviceBuffer NewBuffer(size_t bytes) {
+  absl::StatusOr<DeviceBuffer> buffer = DeviceBuffer::Allocate(bytes);
+  if (!buffer.ok()) Fail("allocating", buffer.status().ToString().c_str());
+  return *std::move(buffer);
 }
 
 __device__ uint32_t Mixed(uint32_t x) {
@@ -154,16 +163,15 @@ void AttendBatch::Decode(int session, int first, int count, float* k, float* v) 
     }
     position += run.count;
   }
-  absl::StatusOr<DeviceBuffer> arguments = DeviceBuffer::Allocate(runs.size() * sizeof(runs[0]));
-  if (!arguments.ok()) Check(cudaErrorMemoryAllocation, "decoding");
-  Check(cudaMemcpy(arguments->data(), runs.data(), runs.size() * sizeof(runs[0]),
+  const DeviceBuffer arguments = NewBuffer(runs.size() * sizeof(runs[0]));
+  Check(cudaMemcpy(arguments.data(), runs.data(), runs.size() * sizeof(runs[0]),
                    cudaMemcpyHostToDevice),
         "decoding");
   DecodeBatch batch;
   batch.kv_heads = request_.shape.kv_heads;
   batch.head_dim = request_.shape.head_dim;
   batch.heads = heads_;
-  batch.runs = reinterpret_cast<const DecodeRun*>(arguments->data());
+  batch.runs = reinterpret_cast<const DecodeRun*>(arguments.data());
   batch.run_count = static_cast<int>(runs.size());
   batch.run_tokens_max = kSegmentTokensMax;
   batch.to = DType::kFp32;
@@ -174,9 +182,7 @@ void AttendBatch::Decode(int session, int first, int count, float* k, float* v) 
 }
 
 std::byte* AttendBatch::Allocate(size_t bytes) {
-  absl::StatusOr<DeviceBuffer> piece = DeviceBuffer::Allocate(bytes);
-  if (!piece.ok()) Check(cudaErrorMemoryAllocation, piece.status().ToString().c_str());
-  memory_.push_back(*std::move(piece));
+  memory_.push_back(NewBuffer(bytes));
   return memory_.back().data();
 }
 

@@ -48,7 +48,7 @@ class AttendBatch {
 
   // Device memory: [query token][query_head][channel] of one session of one copy, written by
   // Launch, and the queries in bf16.
-  const float* output(int copy, int session) const { return stored(copy, session).cell.output; }
+  float* output(int copy, int session) const { return stored(copy, session).cell.output; }
   const std::byte* queries(int copy, int session) const { return stored(copy, session).cell.q; }
   size_t output_values() const;
 
