@@ -142,7 +142,8 @@ class Backend {
   virtual void ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) = 0;
   virtual void WriteBytes(const std::byte* host, size_t size_bytes, std::byte* device) = 0;
 
-  // DATA_LOSS if the checksum in the segment's header does not match its bytes.
+  // DATA_LOSS if the segment's header is not one of `size_bytes` (a multiple of 8) or its checksum
+  // does not match the bytes.
   virtual absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) = 0;
 };
 

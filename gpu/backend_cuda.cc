@@ -20,7 +20,6 @@
 #include "gpu/finite_cpu.h"
 #include "gpu/kernel_arguments.h"
 #include "gpu/planes/own_calibration.h"
-#include "gpu/segment_view.h"
 #include "gpu/segments_cuda.h"
 #include "gpu/staging_ring.h"
 #include "gpu/tokens_cuda.h"
@@ -314,13 +313,10 @@ void CudaBackend::WriteBytes(const std::byte* host, size_t size_bytes, std::byte
 }
 
 absl::Status CudaBackend::VerifyChecksum(const std::byte* segment, size_t size_bytes) {
-  // Everything in the header is checked as well, by the code that checks bytes from outside.
-  std::vector<uint64_t> copy((size_bytes + 7) / 8);
-  std::byte* const bytes = reinterpret_cast<std::byte*>(copy.data());
-  ReadBytes(segment, size_bytes, bytes);
-  absl::Status healthy = health();
-  if (!healthy.ok()) return healthy;
-  return ValidateSegment(absl::MakeConstSpan(bytes, size_bytes));
+  if (!Enter()) return health();
+  absl::Status status = workspace_.segments.Verify(segment, size_bytes, workspace_.stream);
+  if (!absl::IsDataLoss(status)) Ok(status);
+  return status;
 }
 
 }  // namespace

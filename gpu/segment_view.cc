@@ -15,7 +15,6 @@ namespace kvdepot {
 namespace {
 
 constexpr uint8_t kMagic[4] = {'K', 'V', 'D', 'S'};
-constexpr int kKvHeadsMax = 1024;
 
 absl::Status Damaged(absl::string_view field, uint64_t value, absl::string_view expected) {
   return absl::DataLossError(
@@ -40,11 +39,53 @@ absl::Status ValidateGeometry(const SegmentHeader& header) {
       header.tokens > kSegmentTokensMax) {
     return Damaged("tokens", header.tokens, "a multiple of 64 from 64 to 1024");
   }
-  if (header.kv_heads == 0 || header.kv_heads > kKvHeadsMax)
+  if (header.kv_heads == 0 || header.kv_heads > kSegmentKvHeadsMax)
     return Damaged("kv_heads", header.kv_heads, "1 to 1024");
   if (planes::PatternCount(header.head_dim) == 0)
     return Damaged("head_dim", header.head_dim, "64, 128 or 256");
   return absl::OkStatus();
+}
+
+// All but the checksum. `first_bytes` as in ValidateSegment.
+absl::Status ValidateHeader(absl::Span<const std::byte> first_bytes, size_t size_bytes) {
+  if (size_bytes < sizeof(SegmentHeader)) return Damaged("length", size_bytes, "at least 64");
+  SegmentHeader header;
+  memcpy(&header, first_bytes.data(), sizeof(header));
+  if (absl::Status status = ValidateGeometry(header); !status.ok()) return status;
+  if (header.size_bytes != size_bytes)
+    return Damaged("length", size_bytes, absl::StrCat(header.size_bytes));
+  const size_t header_bytes = SegmentHeaderBytes(header.kv_heads);
+  if (size_bytes < header_bytes)
+    return Damaged("length", size_bytes, absl::StrCat("at least ", header_bytes));
+
+  const int tokens = static_cast<int>(header.tokens);
+  size_t expected = header_bytes;
+  for (int h = 0; h < header.kv_heads; ++h) {
+    if (header.codec == static_cast<uint8_t>(Codec::kRaw)) {
+      expected += RawPartBytes(header.head_dim, static_cast<DType>(header.dtype), tokens);
+      continue;
+    }
+    const size_t entry = sizeof(header) + 2 * static_cast<size_t>(h);
+    const int k = static_cast<int>(first_bytes[entry]);
+    const int v = static_cast<int>(first_bytes[entry + 1]);
+    const int count = planes::PatternCount(header.head_dim);
+    if (k >= count || v >= count) {
+      return Damaged(absl::StrCat("pattern of head ", h), static_cast<uint64_t>(k >= count ? k : v),
+                     absl::StrCat("below ", count));
+    }
+    expected += planes::PartBytes(header.head_dim, planes::KeyPattern(header.head_dim, k),
+                                  planes::ValuePattern(header.head_dim, v), tokens / kBlockTokens);
+  }
+  if (size_bytes != expected)
+    return Damaged("length", size_bytes, absl::StrCat(expected, " for its geometry"));
+  return absl::OkStatus();
+}
+
+absl::Status CheckChecksum(absl::Span<const std::byte> first_bytes, uint64_t checksum) {
+  SegmentHeader header;
+  memcpy(&header, first_bytes.data(), sizeof(header));
+  if (header.checksum == checksum) return absl::OkStatus();
+  return Damaged("checksum", header.checksum, absl::StrCat(checksum));
 }
 
 }  // namespace
@@ -92,41 +133,16 @@ uint64_t SegmentChecksum(absl::Span<const std::byte> segment) {
   return XXH3_64bits(hashes.data(), hashes.size() * sizeof(uint64_t));
 }
 
+// The checksum costs the most and comes last.
 absl::Status ValidateSegment(absl::Span<const std::byte> bytes) {
-  if (bytes.size() < sizeof(SegmentHeader)) return Damaged("length", bytes.size(), "at least 64");
-  SegmentHeader header;
-  memcpy(&header, bytes.data(), sizeof(header));
-  if (absl::Status status = ValidateGeometry(header); !status.ok()) return status;
-  if (header.size_bytes != bytes.size())
-    return Damaged("length", bytes.size(), absl::StrCat(header.size_bytes));
-  const size_t header_bytes = SegmentHeaderBytes(header.kv_heads);
-  if (bytes.size() < header_bytes)
-    return Damaged("length", bytes.size(), absl::StrCat("at least ", header_bytes));
+  absl::Status status = ValidateHeader(bytes, bytes.size());
+  return status.ok() ? CheckChecksum(bytes, SegmentChecksum(bytes)) : status;
+}
 
-  const int tokens = static_cast<int>(header.tokens);
-  size_t expected = header_bytes;
-  for (int h = 0; h < header.kv_heads; ++h) {
-    if (header.codec == static_cast<uint8_t>(Codec::kRaw)) {
-      expected += RawPartBytes(header.head_dim, static_cast<DType>(header.dtype), tokens);
-      continue;
-    }
-    const size_t entry = sizeof(header) + 2 * static_cast<size_t>(h);
-    const int k = static_cast<int>(bytes[entry]);
-    const int v = static_cast<int>(bytes[entry + 1]);
-    const int count = planes::PatternCount(header.head_dim);
-    if (k >= count || v >= count) {
-      return Damaged(absl::StrCat("pattern of head ", h), static_cast<uint64_t>(k >= count ? k : v),
-                     absl::StrCat("below ", count));
-    }
-    expected += planes::PartBytes(header.head_dim, planes::KeyPattern(header.head_dim, k),
-                                  planes::ValuePattern(header.head_dim, v), tokens / kBlockTokens);
-  }
-  if (bytes.size() != expected)
-    return Damaged("length", bytes.size(), absl::StrCat(expected, " for its geometry"));
-  if (const uint64_t sum = SegmentChecksum(bytes); sum != header.checksum) {
-    return Damaged("checksum", header.checksum, absl::StrCat(sum));
-  }
-  return absl::OkStatus();
+absl::Status ValidateSegment(absl::Span<const std::byte> first_bytes, size_t size_bytes,
+                             uint64_t checksum) {
+  absl::Status status = ValidateHeader(first_bytes, size_bytes);
+  return status.ok() ? CheckChecksum(first_bytes, checksum) : status;
 }
 
 size_t SegmentBytes(const LayerShape& shape, DType dtype, Codec codec,

@@ -57,6 +57,10 @@ class SegmentView {
 void WriteSegmentHeader(const LayerShape& shape, DType dtype, Codec codec,
                         const LayerCalibration* calibration, int tokens, std::byte* segment);
 
+// Of the largest header.
+inline constexpr int kSegmentKvHeadsMax = 1024;
+inline constexpr size_t kSegmentHeaderBytesMax = SegmentHeaderBytes(kSegmentKvHeadsMax);
+
 // gpu/FORMAT.md, "Checksum", whatever the checksum field holds. `segment` has a whole header.
 uint64_t SegmentChecksum(absl::Span<const std::byte> segment);
 
@@ -64,6 +68,11 @@ uint64_t SegmentChecksum(absl::Span<const std::byte> segment);
 // size, checksum. DATA_LOSS names the field, its value and what was expected. `bytes` may be
 // anything and need no alignment; a view of it may be used only if it is 8-byte aligned.
 absl::Status ValidateSegment(absl::Span<const std::byte> bytes);
+
+// The same of a segment of `size_bytes` that lies elsewhere: `first_bytes` are as many of its first
+// as there are, up to kSegmentHeaderBytesMax; `checksum` is that of all.
+absl::Status ValidateSegment(absl::Span<const std::byte> first_bytes, size_t size_bytes,
+                             uint64_t checksum);
 
 }  // namespace kvdepot
 

@@ -10,6 +10,7 @@
 #include "gpu/device_head.h"
 #include "gpu/planes/encode_cuda.h"
 #include "gpu/raw/segment_cuda.h"
+#include "gpu/segment_view.h"
 
 namespace kvdepot {
 namespace {
@@ -188,6 +189,37 @@ absl::StatusOr<std::vector<float>> CudaSegments::ChannelVariances(const SealBloc
   if (!read.ok()) return read.status();
   memcpy(variance.data(), *read, variance.size() * sizeof(float));
   return variance;
+}
+
+absl::Status CudaSegments::Verify(const std::byte* segment, size_t size_bytes,
+                                  const Stream& stream) {
+  KVDEPOT_CHECK(size_bytes % 8 == 0 && size_bytes <= kSegmentBytesMax);
+  arguments_.Clear();
+  const auto job = arguments_.Add<SegmentJob>(1);
+  *job.host = {};
+  job.host->segment = const_cast<std::byte*>(segment);  // only read
+  job.host->size_bytes = size_bytes;
+  absl::Status status = arguments_.Upload(stream);
+  // The results: the checksum, then the header.
+  constexpr size_t kChecksumBytes = sizeof(uint64_t);
+  const size_t first_bytes = std::min(size_bytes, kSegmentHeaderBytesMax);
+  if (status.ok()) {
+    status = CudaStatus(
+        ComputeChecksums(job.device, 1, size_bytes, reinterpret_cast<uint64_t*>(results_.data()),
+                         checksum_.data(), stream.get()),
+        "computing a checksum");
+  }
+  if (status.ok()) {
+    status = CudaStatus(cudaMemcpyAsync(results_.data() + kChecksumBytes, segment, first_bytes,
+                                        cudaMemcpyDeviceToDevice, stream.get()),
+                        "reading a header");
+  }
+  if (!status.ok()) return status;
+  const absl::StatusOr<const std::byte*> read = ReadResults(kChecksumBytes + first_bytes, stream);
+  if (!read.ok()) return read.status();
+  uint64_t checksum;
+  memcpy(&checksum, *read, sizeof(checksum));
+  return ValidateSegment({*read + kChecksumBytes, first_bytes}, size_bytes, checksum);
 }
 
 }  // namespace kvdepot

@@ -1,4 +1,5 @@
-// Whole segments on the GPU: from exact blocks to sealed bytes, many at a time.
+// Whole segments on the GPU: from exact blocks to sealed bytes, many at a time, and whether those
+// are intact.
 #ifndef KVDEPOT_GPU_SEGMENTS_CUDA_H_
 #define KVDEPOT_GPU_SEGMENTS_CUDA_H_
 
@@ -16,7 +17,7 @@
 namespace kvdepot {
 
 // Not thread-safe. Methods queue work on `stream` and return when it is done; an error is the
-// device's.
+// device's unless a method says otherwise.
 class CudaSegments {
  public:
   // At about 1 TB/s of exact tokens (planes/PERFORMANCE.md) an eighth of a millisecond: a short
@@ -33,6 +34,10 @@ class CudaSegments {
   // [kv_head][K, V][channel], as planes::CalibrationOf takes them.
   absl::StatusOr<std::vector<float>> ChannelVariances(const SealBlocks& source,
                                                       const Stream& stream);
+
+  // As ValidateSegment, DATA_LOSS included. `segment` is device memory, aligned to 8 bytes, of
+  // `size_bytes`: a multiple of 8, at most that of the largest segment.
+  absl::Status Verify(const std::byte* segment, size_t size_bytes, const Stream& stream);
 
  private:
   // Neighbours among the jobs that go into one launch.

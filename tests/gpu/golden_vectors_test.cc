@@ -72,6 +72,18 @@ TEST_P(GoldenVectorsTest, EncoderWritesTheSameBytesOnEveryTarget) {
   });
 }
 
+// How a device checks a segment that the host cannot read.
+TEST_P(GoldenVectorsTest, FirstBytesAndChecksumAreEnoughToValidate) {
+  const GoldenCase golden = ReadGoldenCase(GetParam());
+  const size_t size_bytes = golden.segment.size();
+  const uint64_t checksum = SegmentChecksum(golden.segment);
+  const auto first_bytes =
+      absl::MakeConstSpan(golden.segment).subspan(0, SegmentHeaderBytes(golden.shape.kv_heads));
+  EXPECT_EQ(ValidateSegment(first_bytes, size_bytes, checksum), absl::OkStatus());
+  EXPECT_TRUE(absl::IsDataLoss(ValidateSegment(first_bytes, size_bytes, checksum + 1)));
+  EXPECT_TRUE(absl::IsDataLoss(ValidateSegment(first_bytes, size_bytes - 128, checksum)));
+}
+
 // Everything but the version fits: the checksum too.
 TEST(SegmentVersionTest, OtherVersionsAreRefusedByNumber) {
   std::vector<std::byte> segment =
