@@ -95,7 +95,7 @@ const std::byte* const* CudaSegments::AddBlocks(const SealBlocks& source) {
 void CudaSegments::AddJobs(Launch* launch) {
   const auto jobs = arguments_.Add<SegmentJob>(launch->jobs.size());
   // Segments of one layer follow each other.
-  const LayerCalibration* calibration = nullptr;
+  const LayerCalibration* last = nullptr;
   const DeviceHead* heads = nullptr;
   for (size_t i = 0; i < launch->jobs.size(); ++i) {
     const EncodeJob& from = launch->jobs[i];
@@ -106,16 +106,17 @@ void CudaSegments::AddJobs(Launch* launch) {
     job.segment = from.segment;
     job.size_bytes = BytesOf(from);
     if (from.codec != Codec::kPlanes) continue;
-    if (from.calibration != calibration) {
-      calibration = from.calibration;
+    KVDEPOT_CHECK(from.calibration != nullptr);
+    const LayerCalibration& calibration = *from.calibration;
+    if (&calibration != last) {
+      last = &calibration;
       const auto added =
           arguments_.Add<DeviceHead>(static_cast<size_t>(from.source.shape.kv_heads));
-      FillDeviceHeads(from.source.shape, *calibration, added.host);
+      FillDeviceHeads(from.source.shape, calibration, added.host);
       heads = added.device;
     }
     job.heads = heads;
-    std::copy(calibration->hash_prefix.begin(), calibration->hash_prefix.end(),
-              job.calibration_hash);
+    std::copy(calibration.hash_prefix.begin(), calibration.hash_prefix.end(), job.calibration_hash);
   }
   launch->batch.jobs = jobs.device;
 }

@@ -49,6 +49,7 @@ bool Sealer::RunTurn() {
   std::vector<Job> jobs = Gather();
   if (jobs.empty()) return false;
   std::vector<EncodeJob> encodings;
+  encodings.reserve(jobs.size());
   for (const Job& job : jobs) encodings.push_back(job.encoding());
   state_->backend->Encode(absl::MakeSpan(encodings));
   for (size_t i = 0; i < jobs.size(); ++i) {
