@@ -195,26 +195,27 @@ __device__ void MergeRows(const AttendParameters& p, const PlanCuts& cuts, Merge
         ptx::AddAcquireRelease(&p.arrivals[threadIdx.x == 0 ? begin.row : end.row], 1u);
   }
   __syncthreads();
+  // Of the two rows those that this block came last to, a warp a query row.
   const uint32_t warp = threadIdx.x / 32;
   const uint32_t lane = threadIdx.x % 32;
 #pragma unroll 1
-  for (int i = 0; i < 2; ++i) {
-    const uint32_t row = i == 0 ? begin.row : end.row;
+  for (uint32_t pair = warp; pair < 2 * kRows; pair += blockDim.x / 32) {
+    const int i = pair / kRows;
+    const int at = pair % kRows;
     const uint32_t others = merge.last_block[i] - merge.first_block[i];
     if (!shares[i] || merge.arrived_before[i] != others) continue;
+    const uint32_t row = i == 0 ? begin.row : end.row;
     const uint32_t first_block = merge.first_block[i];
     const auto part = [&](uint32_t k) {
       return RowPart<kHeadDim, kRows>(p.parts, first_block + k, k > 0);
     };
+    const MergedRow<kHeadDim> merged =
+        MergeStates<kHeadDim, kPartsAtOnce>(part, others + 1, kAllLanes, at, lane);
     const RowView view = p.View(row, kRows);
-    for (int at = warp; at < kRows; at += blockDim.x / 32) {
-      const MergedRow<kHeadDim> merged =
-          MergeStates<kHeadDim, kPartsAtOnce>(part, others + 1, kAllLanes, at, lane);
-      merged.ForEach(lane, [&](int place, const float4& outputs, float reference, float sum) {
-        view.Store<kHeadDim>(at, place, outputs, reference, sum);
-      });
-    }
-    if (threadIdx.x == 0) p.arrivals[row] = 0;
+    merged.ForEach(lane, [&](int place, const float4& outputs, float reference, float sum) {
+      view.Store<kHeadDim>(at, place, outputs, reference, sum);
+    });
+    if (at == 0 && lane == 0) p.arrivals[row] = 0;
   }
 }
 

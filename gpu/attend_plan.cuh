@@ -126,8 +126,7 @@ __device__ __forceinline__ PlanCut CutOf(const AttendParameters& p, const PlanRo
   costs.planes_units = rows.planes_units[row];
   costs.planes_cost = rows.planes_cost[row];
   costs.exact_cost = ExactCost(ExactTokenBytes<kHeadDim>(p));
-  const uint32_t cost = rows.begin[row + 1] - rows.begin[row] - kRowCost;
-  costs.exact_units = (cost - costs.planes_units * costs.planes_cost) / costs.exact_cost;
+  costs.SetTotal(rows.begin[row + 1] - rows.begin[row]);
   const uint32_t unit = costs.NearestUnit(offset - rows.begin[row]);
   if (warp >= grid.warps()) return {p.row_count, 0};
   if (unit >= costs.units()) return {row + 1, 0};

@@ -2,9 +2,9 @@
 //
 // A row (attend_launch.h) has units: the steps of its `planes` runs, then the chunks of its exact
 // runs. A unit's cost stands for its bytes and its work; a row begins with a cost of its own, which
-// no unit has. Rows lie one after the other on a line of costs; warp w of n takes what lies between
-// w / n and (w + 1) / n of it, rounded to whole units. A warp may get nothing, a block of warps
-// gets a unit at least.
+// no unit has, and so do its exact units. Rows lie one after the other on a line of costs; warp w
+// of n takes what lies between w / n and (w + 1) / n of it, rounded to whole units. A warp may get
+// nothing, a block of warps gets a unit at least.
 #ifndef KVDEPOT_GPU_ATTEND_PLAN_H_
 #define KVDEPOT_GPU_ATTEND_PLAN_H_
 
@@ -26,6 +26,9 @@ inline constexpr uint32_t kChunkWorkBytes = 12 * 1024;
 // second row does it again.
 inline constexpr uint32_t kRowWorkBytes = 40 * 1024;
 inline constexpr uint32_t kRowCost = kRowWorkBytes / kCostBytes;
+// Likewise before a row's first chunk.
+inline constexpr uint32_t kExactWorkBytes = 24 * 1024;
+inline constexpr uint32_t kExactCost = kExactWorkBytes / kCostBytes;
 
 struct RowCosts {
   uint32_t planes_units = 0;
@@ -35,7 +38,13 @@ struct RowCosts {
 
   KVDEPOT_HOST_DEVICE uint32_t units() const { return planes_units + exact_units; }
   KVDEPOT_HOST_DEVICE uint32_t total() const {
-    return kRowCost + planes_units * planes_cost + exact_units * exact_cost;
+    return kRowCost + planes_units * planes_cost +
+           (exact_units > 0 ? kExactCost + exact_units * exact_cost : 0);
+  }
+  // Finds exact_units from all else and the total.
+  KVDEPOT_HOST_DEVICE void SetTotal(uint32_t total) {
+    const uint32_t exact = total - kRowCost - planes_units * planes_cost;
+    exact_units = exact > 0 ? (exact - kExactCost) / exact_cost : 0;
   }
   KVDEPOT_HOST_DEVICE uint32_t largest_unit() const {
     const uint32_t planes = planes_units > 0 ? planes_cost : 0;
@@ -48,8 +57,8 @@ struct RowCosts {
     offset -= kRowCost;
     const uint32_t planes = planes_units * planes_cost;
     if (offset < planes) return (offset + planes_cost / 2) / planes_cost;
-    if (exact_units == 0) return planes_units;
-    return planes_units + (offset - planes + exact_cost / 2) / exact_cost;
+    if (exact_units == 0 || offset <= planes + kExactCost) return planes_units;
+    return planes_units + (offset - planes - kExactCost + exact_cost / 2) / exact_cost;
   }
 };
 
@@ -76,12 +85,12 @@ struct PlanGrid {
 };
 
 // As many as there are, unless the range of a block could be empty: ranges are rounded to units,
-// and the first of a row begins after the row's own cost. A warp's range may be empty.
+// and some begin after a cost that no unit has. A warp's range may be empty.
 KVDEPOT_HOST_DEVICE inline PlanGrid GridFor(uint32_t total_cost, uint32_t largest_unit,
                                             uint32_t ctas, uint32_t warps_per_cta) {
   PlanGrid grid;
   // With a quarter to spare.
-  const uint32_t most = total_cost / (largest_unit + kRowCost) / 5 * 4;
+  const uint32_t most = total_cost / (largest_unit + kRowCost + kExactCost) / 5 * 4;
   grid.ctas = most < 1 ? 1 : most < ctas ? most : ctas;
   grid.warps_per_cta = warps_per_cta;
   return grid;

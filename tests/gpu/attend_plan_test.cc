@@ -17,18 +17,35 @@ RowCosts Costs(uint32_t planes_units, uint32_t planes_cost, uint32_t exact_units
   return costs;
 }
 
-// Boundary of unit `unit` on the row's line, added up one by one. The row's own cost comes first.
-uint32_t BoundaryOf(const RowCosts& costs, uint32_t unit) {
+// Where unit `unit` begins on the row's line, added up one by one; units() is where the row ends.
+// The row's own cost comes first, one before the first exact unit.
+uint32_t BeginOf(const RowCosts& costs, uint32_t unit) {
   uint32_t offset = kRowCost;
   for (uint32_t i = 0; i < unit; ++i)
     offset += i < costs.planes_units ? costs.planes_cost : costs.exact_cost;
+  if (unit >= costs.planes_units && costs.exact_units > 0) offset += kExactCost;
   return offset;
+}
+// Where the unit before it ends.
+uint32_t EndBefore(const RowCosts& costs, uint32_t unit) {
+  const bool first_exact = unit == costs.planes_units && costs.exact_units > 0;
+  return BeginOf(costs, unit) - (first_exact ? kExactCost : 0);
+}
+
+// Of `offset` from the boundary before a unit, which is as wide as the cost that lies there.
+uint32_t Distance(const RowCosts& costs, uint32_t unit, uint32_t offset) {
+  if (offset < EndBefore(costs, unit)) return EndBefore(costs, unit) - offset;
+  return offset > BeginOf(costs, unit) ? offset - BeginOf(costs, unit) : 0;
 }
 
 TEST(AttendPlanTest, TheNearestUnitIsTheNearestBoundary) {
   for (const RowCosts& costs :
        {Costs(9, 7, 3, 20), Costs(4, 30, 5, 3), Costs(6, 5, 0, 8), Costs(0, 5, 4, 8)}) {
-    ASSERT_EQ(BoundaryOf(costs, costs.units()), costs.total());
+    ASSERT_EQ(BeginOf(costs, costs.units()), costs.total());
+    RowCosts found = costs;
+    found.exact_units = 0;
+    found.SetTotal(costs.total());
+    ASSERT_EQ(found.exact_units, costs.exact_units);
     uint32_t before = 0;
     for (uint32_t offset = 0; offset < kRowCost; ++offset)
       ASSERT_EQ(costs.NearestUnit(offset), 0u) << "a cut in the row's own cost is before the row";
@@ -37,11 +54,8 @@ TEST(AttendPlanTest, TheNearestUnitIsTheNearestBoundary) {
       ASSERT_LE(unit, costs.units());
       ASSERT_GE(unit, before) << "cuts must ascend";
       before = unit;
-      const uint32_t boundary = BoundaryOf(costs, unit);
-      const uint32_t distance = boundary > offset ? boundary - offset : offset - boundary;
       for (uint32_t other = 0; other <= costs.units(); ++other) {
-        const uint32_t there = BoundaryOf(costs, other);
-        ASSERT_LE(distance, there > offset ? there - offset : offset - there)
+        ASSERT_LE(Distance(costs, unit, offset), Distance(costs, other, offset))
             << "offset " << offset << ", unit " << unit << ", other " << other;
       }
     }
@@ -56,7 +70,8 @@ TEST(AttendPlanTest, ABlockOfWarpsAlwaysGetsMoreThanTheCostliestUnit) {
       EXPECT_LE(grid.ctas, 132u);
       EXPECT_EQ(grid.warps_per_cta, 8u);
       if (grid.ctas > 1) {
-        EXPECT_GE(total / grid.ctas * 4, (largest + kRowCost) * 5 - 4) << total << " " << largest;
+        EXPECT_GE(total / grid.ctas * 4, (largest + kRowCost + kExactCost) * 5 - 4)
+            << total << " " << largest;
       }
     }
   }
