@@ -26,38 +26,40 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
                                             uint32_t begin, uint32_t end,
                                             const WarpMemory<kHeadDim>& memory,
                                             planes::Ring<kHeadDim>& ring,
-                                            const SharedState<kHeadDim>& state, int lane) {
+                                            const RowState<kHeadDim>& state, int lane) {
   constexpr int kRows = 4 * kTiles;
   const AttendCell& cell = *view.cell;
-  const RowLimits limits = RowLimits::Of(view, kRows, p.sliding_window);
-  view.TouchOrder(lane);
+  // Before the records, which they would have to wait for.
   QueryLoad<kHeadDim, kRows> queries;
   queries.Begin(view, p.dtype, lane);
+  view.TouchOrder(lane);
+  // Once the first copies are under way.
   const auto prepare = [&] {
     state.Clear(kRows, lane);
     queries.End(cell.scale, p.dtype, lane, memory.q);
     __syncwarp();
+    return RowLimits::Of(view, kRows, p.sliding_window);
   };
   const uint32_t planes_units = cell.planes_units;
   if (begin < planes_units) {
     planes::AttendRange<kHeadDim, kTiles>(cell, view.kv_head, p.header_bytes, begin,
-                                          min(end, planes_units), limits, p.soft_cap, memory, ring,
-                                          state, lane, prepare);
+                                          min(end, planes_units), p.soft_cap, memory, ring, state,
+                                          lane, prepare);
   } else {
     prepare();
   }
   if (end > planes_units) {
-    raw::AttendRange<kHeadDim, kRows>(view, p.dtype, max(begin, planes_units) - planes_units,
-                                      end - planes_units, limits, p.soft_cap, memory, state, lane);
+    raw::AttendRange<kHeadDim, kRows>(
+        view, p.dtype, max(begin, planes_units) - planes_units, end - planes_units,
+        RowLimits::Of(view, kRows, p.sliding_window), p.soft_cap, memory, state, lane);
   }
   __syncwarp();
 }
 
 // Copies a state to its place in device memory, and returns that.
 template <int kHeadDim, int kTiles>
-__device__ float* Spill(float* spills, uint32_t warp, const SharedState<kHeadDim>& state,
-                        int lane) {
-  constexpr uint32_t kFloats = SharedState<kHeadDim>::Floats(4 * kTiles);
+__device__ float* Spill(float* spills, uint32_t warp, const RowState<kHeadDim>& state, int lane) {
+  constexpr uint32_t kFloats = RowState<kHeadDim>::Floats(4 * kTiles);
   float* const to = spills + kFloats * warp;
   for (uint32_t i = 4 * lane; i < kFloats; i += 128)
     *reinterpret_cast<float4*>(to + i) = *reinterpret_cast<const float4*>(state.base + i);
@@ -100,10 +102,11 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
     const uint32_t units = view.cell->planes_units + view.cell->exact_units;
     const uint32_t unit_begin = row == begin.row ? begin.unit : 0;
     const uint32_t unit_end = row == end.row ? end.unit : units;
-    const SharedState<kHeadDim> state{mine.state};
+    const RowState<kHeadDim> state{mine.state};
     AttendUnits<kHeadDim, kTiles>(p, view, unit_begin, unit_end, mine, ring, state, lane);
     if (unit_begin == 0 && unit_end == units) {
-      StoreRow<kHeadDim, kRows>(view, state, lane);
+      for (int at = 0; at < kRows; ++at)
+        MergedRow<kHeadDim>::Of(state, at, lane).StoreResult(view, at, lane);
       __syncwarp();
     } else {
       // A row that ends here keeps its state until the merge; the next one needs the place.
@@ -120,7 +123,7 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   }
   if (warp == grid.warps_per_cta - 1) FillShares<kHeadDim>(p, rows, grid, cuts, merge);
   __syncthreads();
-  MergeRows<kHeadDim, kTiles>(p, cuts, merge);
+  MergeRows<kHeadDim, kRows>(p, cuts, merge);
 }
 
 }  // namespace kvdepot

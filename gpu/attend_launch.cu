@@ -7,10 +7,9 @@
 namespace kvdepot {
 namespace {
 
-constexpr size_t kStateFloatsMax = GlobalState<256, 8>::kFloats;
-constexpr size_t kPartsBytes = sizeof(float) * 2 * kLaunchBlocksMax * kStateFloatsMax;
-constexpr size_t kSpillsBytes =
-    sizeof(float) * kLaunchBlocksMax * kWarpsMax * SharedState<256>::Floats(8);
+constexpr size_t kStateBytesMax = sizeof(float) * RowState<256>::Floats(8);
+constexpr size_t kPartsBytes = 2 * kLaunchBlocksMax * kStateBytesMax;
+constexpr size_t kSpillsBytes = kLaunchBlocksMax * kWarpsMax * kStateBytesMax;
 
 template <int kHeadDim, int kTiles>
 cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t stream) {
@@ -31,16 +30,18 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   p.spills = reinterpret_cast<float*>(batch.workspace + kPartsBytes);
   p.arrivals = reinterpret_cast<uint32_t*>(batch.workspace + kPartsBytes + kSpillsBytes);
 
+  const auto kernel = AttendKernel<kHeadDim, kTiles>;
   int device = 0;
   int shared_max = 0;
+  cudaFuncAttributes attributes;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess)
     error = cudaDeviceGetAttribute(&shared_max, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
   if (error != cudaSuccess) return error;
-  const auto kernel = AttendKernel<kHeadDim, kTiles>;
   const uint32_t row_bytes = PlanRows::Bytes(p.row_count);
-  const uint32_t available = static_cast<uint32_t>(shared_max) - 1024 - sizeof(PlanMemory) -
-                             sizeof(MergeMemory) - row_bytes;
+  const uint32_t available = static_cast<uint32_t>(shared_max) -
+                             static_cast<uint32_t>(attributes.sharedSizeBytes) - row_bytes;
   p.ring_bytes = kRingSlots * kStepBlocks * batch.record_bytes_max;
   const uint32_t warp_bytes = WarpMemoryLayout<kHeadDim, kTiles>(p.ring_bytes).bytes();
   const uint32_t warps = std::min<uint32_t>(kWarpsMax, available / warp_bytes);

@@ -20,14 +20,14 @@ namespace kvdepot {
 inline constexpr uint32_t kCostBytes = 256;
 // What a block costs beside its bytes. Memory serves warps by requests more than by bytes, and
 // softmax and products do not depend on the width.
-inline constexpr uint32_t kBlockWorkBytes = 6 * 1024;
-inline constexpr uint32_t kChunkWorkBytes = 12 * 1024;
+inline constexpr uint32_t kBlockWorkBytes = 16 * 1024;
+inline constexpr uint32_t kChunkWorkBytes = 18 * 1024;
 // Queries are prepared and a first unit's latency is waited for by every warp; one that comes to a
 // second row does it again.
-inline constexpr uint32_t kRowWorkBytes = 40 * 1024;
+inline constexpr uint32_t kRowWorkBytes = 64 * 1024;
 inline constexpr uint32_t kRowCost = kRowWorkBytes / kCostBytes;
 // Likewise before a row's first chunk.
-inline constexpr uint32_t kExactWorkBytes = 24 * 1024;
+inline constexpr uint32_t kExactWorkBytes = 48 * 1024;
 inline constexpr uint32_t kExactCost = kExactWorkBytes / kCostBytes;
 
 struct RowCosts {

@@ -42,28 +42,7 @@ struct RowView {
            token * ratio.divisor;
   }
 
-  // Values place .. place + 3 of a row's output from its state; log-sum-exp with place 0.
-  template <int kHeadDim>
-  __device__ void Store(int row, int place, const float4& outputs, float reference,
-                        float sum) const {
-    if (first_row + row >= rows()) return;
-    const size_t index = Index(row);
-    const float factor = sum > 0 ? 1 / sum : 0.0f;
-    float* const to = cell->output + index * kHeadDim;
-    const float values[4] = {outputs.x * factor, outputs.y * factor, outputs.z * factor,
-                             outputs.w * factor};
-    if (const uint8_t* order = v_order()) {
-      const uchar4 channels = *reinterpret_cast<const uchar4*>(order + place);
-      to[channels.x] = values[0];
-      to[channels.y] = values[1];
-      to[channels.z] = values[2];
-      to[channels.w] = values[3];
-    } else {
-      *reinterpret_cast<float4*>(to + place) = {values[0], values[1], values[2], values[3]};
-    }
-    if (place == 0)
-      cell->log_sum_exp[index] = sum > 0 ? (reference + log2f(sum)) * kLn2 : -INFINITY;
-  }
+  __device__ bool is_padding(int row) const { return first_row + row >= rows(); }
 };
 
 // Which positions a row sees: from Begin(row) to before End(row).

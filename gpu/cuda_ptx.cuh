@@ -133,6 +133,25 @@ __device__ __forceinline__ void PrefetchL2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
+// Loads past this multiprocessor's cache, from device or shared memory: what other blocks have
+// written before a release that this one has acquired.
+__device__ __forceinline__ float4 LoadOthers4(const float* from) {
+  float4 value;
+  asm volatile("ld.relaxed.gpu.v4.f32 {%0,%1,%2,%3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "l"(from)
+               : "memory");
+  return value;
+}
+__device__ __forceinline__ float2 LoadOthers2(const float* from) {
+  float2 value;
+  asm volatile("ld.relaxed.gpu.v2.f32 {%0,%1}, [%2];"
+               : "=f"(value.x), "=f"(value.y)
+               : "l"(from)
+               : "memory");
+  return value;
+}
+
 // Adds to a counter of the device and returns what it was.
 __device__ __forceinline__ uint32_t AddAcquireRelease(uint32_t* counter, uint32_t value) {
   uint32_t before;

@@ -101,18 +101,16 @@ class Ring {
   uint32_t phases_ = 0;
 };
 
-// What addresses and dispatch need of a DeviceHead, in registers.
-struct HeadNumbers {
+// What dispatch needs of a DeviceHead, in registers.
+struct HeadWidths {
   uint32_t record_bytes;
-  uint32_t record_bytes_before;
   uint32_t k_widths;
   uint32_t v_widths;
   uint32_t k_counts;
   uint32_t v_counts;
 
-  __device__ explicit HeadNumbers(const DeviceHead& head)
+  __device__ explicit HeadWidths(const DeviceHead& head)
       : record_bytes(Uniform(head.record_bytes)),
-        record_bytes_before(Uniform(head.record_bytes_before)),
         k_widths(Uniform(head.k_widths)),
         v_widths(Uniform(head.v_widths)),
         k_counts(WidthCounts(k_widths)),
@@ -139,14 +137,14 @@ class StepWalk {
   uint32_t blocks_left;  // that the range has of it
 
   // Units [unit_begin, unit_end), not empty. The whole warp takes part.
-  __device__ StepWalk(const AttendCell& cell, const HeadNumbers& head, uint32_t kv_head,
-                      uint32_t header_bytes, uint32_t unit_begin, uint32_t unit_end, int lane)
+  __device__ StepWalk(const AttendCell& cell, uint32_t kv_head, uint32_t header_bytes,
+                      uint32_t unit_begin, uint32_t unit_end, int lane)
       : left(unit_end - unit_begin),
         run_(cell.planes +
              RunAt(cell.planes, cell.planes_runs, unit_begin, unit_begin / kRunSteps, lane)),
-        record_bytes_(head.record_bytes),
+        record_bytes_(Uniform(cell.heads[kv_head].record_bytes)),
         part_offset_(header_bytes + 2 * TableBytes(kHeadDim) * kv_head),
-        record_bytes_before_(head.record_bytes_before) {
+        record_bytes_before_(cell.heads[kv_head].record_bytes_before) {
     Enter(unit_begin - run_->unit_begin);
   }
 
@@ -266,9 +264,9 @@ struct SegmentQueries {
 template <int kHeadDim, int kTiles>
 class RangeAttention {
  public:
-  __device__ RangeAttention(const HeadNumbers& head, const WarpMemory<kHeadDim>& memory,
+  __device__ RangeAttention(const HeadWidths& head, const WarpMemory<kHeadDim>& memory,
                             const RowLimits& limits, float soft_cap,
-                            const SharedState<kHeadDim>& state, int lane)
+                            const RowState<kHeadDim>& state, int lane)
       : head_(head),
         memory_(memory),
         key_planes_bytes_(head.KeyPlanesBytes()),
@@ -491,11 +489,11 @@ class RangeAttention {
     }
   }
 
-  const HeadNumbers head_;
+  const HeadWidths head_;
   const WarpMemory<kHeadDim> memory_;
   const uint32_t key_planes_bytes_;
   const float soft_cap_;
-  const SharedState<kHeadDim> state_;
+  const RowState<kHeadDim> state_;
   const int lane_;
   // Of this lane's query rows.
   uint32_t begin_[kTiles];
@@ -511,15 +509,17 @@ class RangeAttention {
 };
 
 // Units [unit_begin, unit_end) of the cell's `planes` list into `state`.
-// `prepare` fills memory.q and clears `state`; it is called once copies are under way.
+// `prepare` fills memory.q, clears `state` and returns the row's limits; it is called once copies
+// are under way.
 template <int kHeadDim, int kTiles, class Prepare>
-__device__ __forceinline__ void AttendRange(
-    const AttendCell& cell, uint32_t kv_head, uint32_t header_bytes, uint32_t unit_begin,
-    uint32_t unit_end, const RowLimits& limits, float soft_cap, const WarpMemory<kHeadDim>& memory,
-    Ring<kHeadDim>& ring, const SharedState<kHeadDim>& state, int lane, const Prepare& prepare) {
+__device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_head,
+                                            uint32_t header_bytes, uint32_t unit_begin,
+                                            uint32_t unit_end, float soft_cap,
+                                            const WarpMemory<kHeadDim>& memory,
+                                            Ring<kHeadDim>& ring, const RowState<kHeadDim>& state,
+                                            int lane, const Prepare& prepare) {
   ring.LoadKeyOrder(cell.heads[kv_head]);
-  const HeadNumbers head(cell.heads[kv_head]);
-  StepWalk<kHeadDim> walk(cell, head, kv_head, header_bytes, unit_begin, unit_end, lane);
+  StepWalk<kHeadDim> walk(cell, kv_head, header_bytes, unit_begin, unit_end, lane);
   StepWalk<kHeadDim> ahead = walk;
   const auto load_records = [&] {
     if (ahead.left == 0) return;
@@ -531,10 +531,11 @@ __device__ __forceinline__ void AttendRange(
   load_records();
   ring.LoadValueTable(walk.part);
   for (int slot = 1; slot < kRingSlots; ++slot) load_records();
-  prepare();
+  const RowLimits limits = prepare();
+  const HeadWidths widths(cell.heads[kv_head]);
   ring.WaitKeyOrder();
 
-  RangeAttention<kHeadDim, kTiles> attention(head, memory, limits, soft_cap, state, lane);
+  RangeAttention<kHeadDim, kTiles> attention(widths, memory, limits, soft_cap, state, lane);
   while (walk.left > 0) {
     ring.WaitKeyTable();
     attention.BeginSegment(memory.k_table);

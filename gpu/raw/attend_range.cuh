@@ -24,7 +24,7 @@ inline constexpr int kChunksAhead = 6;
 template <int kHeadDim, class Attention>
 __device__ __forceinline__ void AttendChunks(const RowView& view, uint32_t unit_begin,
                                              uint32_t unit_end, const WarpMemory<kHeadDim>& memory,
-                                             const SharedState<kHeadDim>& state, int lane,
+                                             const RowState<kHeadDim>& state, int lane,
                                              Attention& attention) {
   constexpr size_t kRowBytes = Attention::kRowBytes;
   ChunkWalk<kRowBytes> walk(view, unit_begin, unit_end, lane);
@@ -54,8 +54,8 @@ __device__ __forceinline__ void AttendChunks(const RowView& view, uint32_t unit_
 template <int kHeadDim, int kRows, bool kIsBf16>
 __device__ __noinline__ void AttendTwoBytes(RowView view, uint32_t unit_begin, uint32_t unit_end,
                                             RowLimits limits, float soft_cap,
-                                            WarpMemory<kHeadDim> memory,
-                                            SharedState<kHeadDim> state, int lane) {
+                                            WarpMemory<kHeadDim> memory, RowState<kHeadDim> state,
+                                            int lane) {
   const int row = lane / 4;
   const bool is_row = row < kRows && view.first_row + row < view.rows();
   const std::byte* const q = is_row ? view.cell->q + 2 * kHeadDim * view.Index(row) : nullptr;
@@ -65,8 +65,8 @@ __device__ __noinline__ void AttendTwoBytes(RowView view, uint32_t unit_begin, u
 template <int kHeadDim, int kRows>
 __device__ __noinline__ void AttendFourBytes(RowView view, uint32_t unit_begin, uint32_t unit_end,
                                              RowLimits limits, float soft_cap,
-                                             WarpMemory<kHeadDim> memory,
-                                             SharedState<kHeadDim> state, int lane) {
+                                             WarpMemory<kHeadDim> memory, RowState<kHeadDim> state,
+                                             int lane) {
   ScalarAttention<kHeadDim, kRows> attention(limits, soft_cap, memory.q, memory.weights(), lane);
   AttendChunks<kHeadDim>(view, unit_begin, unit_end, memory, state, lane, attention);
 }
@@ -75,7 +75,7 @@ template <int kHeadDim, int kRows>
 __device__ __forceinline__ void AttendRange(const RowView& view, DType dtype, uint32_t unit_begin,
                                             uint32_t unit_end, const RowLimits& limits,
                                             float soft_cap, const WarpMemory<kHeadDim>& memory,
-                                            const SharedState<kHeadDim>& state, int lane) {
+                                            const RowState<kHeadDim>& state, int lane) {
   if (dtype == DType::kFp32) {
     AttendFourBytes<kHeadDim, kRows>(view, unit_begin, unit_end, limits, soft_cap, memory, state,
                                      lane);

@@ -74,7 +74,7 @@ class ScalarAttention {
   }
 
   // Adds all that was seen to `state`. Channel c of the values is place place_of[c], or c.
-  __device__ void End(const SharedState<kHeadDim>& state, const uint8_t* place_of) {
+  __device__ void End(const RowState<kHeadDim>& state, const uint8_t* place_of) {
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       float sum = sum_[row];

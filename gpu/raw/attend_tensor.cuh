@@ -109,7 +109,7 @@ class TensorAttention {
   }
 
   // Adds all that was seen to `state`. Channel c of the values is place place_of[c], or c.
-  __device__ __forceinline__ void End(const SharedState<kHeadDim>& state,
+  __device__ __forceinline__ void End(const RowState<kHeadDim>& state,
                                       const uint8_t* place_of) const {
     const int row = lane_ / 4;
     const float sum = SumOverT(sum_);

@@ -428,8 +428,8 @@ TEST_P(BackendContractTest, NonFiniteValuesAreNamedByIndex) {
           backend_->CheckFinite("chunk.k", bytes.data(), dtype, values.size());
       EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
       const char* const value = std::isnan(bad) ? "nan" : bad > 0 ? "inf" : "-inf";
-      EXPECT_EQ(status.message(), absl::StrCat("chunk.k: ", value,
-                                               " at index 4321 of 5000 values, must be finite"));
+      EXPECT_EQ(status.message(),
+                absl::StrCat("chunk.k: ", value, " at index 4321 of 5000 values, must be finite"));
     }
   }
 }
