@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "gpu/attend_plan.h"
 #include "gpu/check.h"
 #include "gpu/cuda_status.h"
 #include "gpu/segment_view.h"
@@ -183,9 +184,9 @@ struct Directory {
     batch.row_count = static_cast<uint32_t>(items.size() * kv_heads) * batch.tiles;
     batch.record_bytes_max = 0;
     const auto cells = input.Take<AttendCell>(items.size());
-    const auto record_bytes = input.Take<uint32_t>(items.size() * kv_heads);
+    const auto block_costs = input.Take<uint32_t>(items.size() * kv_heads);
     batch.cells = cells.device;
-    batch.record_bytes = record_bytes.device;
+    batch.block_cost_bytes = block_costs.device;
     // Without gaps, as all of it is copied back: a row of outputs is a multiple of the alignment.
     size_t value_count = 0;
     size_t row_count = 0;
@@ -236,9 +237,10 @@ struct Directory {
       cell.scale = item.shape.soft_cap > 0 ? item.scale / item.shape.soft_cap : item.scale * kLog2E;
       memcpy(q.host, item.q, QueryValues(item) * DTypeBytes(item.dtype));
       for (size_t h = 0; h < kv_heads; ++h) {
-        const uint32_t bytes = table.host != nullptr ? table.host[h].record_bytes : 0;
-        record_bytes.host[i * kv_heads + h] = bytes;
-        batch.record_bytes_max = std::max(batch.record_bytes_max, bytes);
+        block_costs.host[i * kv_heads + h] = 0;
+        if (table.host == nullptr) continue;
+        block_costs.host[i * kv_heads + h] = BlockCostBytes(table.host[h]);
+        batch.record_bytes_max = std::max(batch.record_bytes_max, table.host[h].record_bytes);
       }
     }
   }

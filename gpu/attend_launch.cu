@@ -15,7 +15,7 @@ template <int kHeadDim, int kTiles>
 cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t stream) {
   AttendParameters p;
   p.cells = batch.cells;
-  p.record_bytes = batch.record_bytes;
+  p.block_cost_bytes = batch.block_cost_bytes;
   p.first_row = batch.first_row;
   p.row_count = batch.row_count;
   p.tiles = Divider::By(batch.tiles);
@@ -42,9 +42,13 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   const uint32_t row_bytes = PlanRows::Bytes(p.row_count);
   const uint32_t available = static_cast<uint32_t>(shared_max) -
                              static_cast<uint32_t>(attributes.sharedSizeBytes) - row_bytes;
-  p.ring_bytes = kRingSlots * kStepBlocks * batch.record_bytes_max;
-  const uint32_t warp_bytes = WarpMemoryLayout<kHeadDim, kTiles>(p.ring_bytes).bytes();
-  const uint32_t warps = std::min<uint32_t>(kWarpsMax, available / warp_bytes);
+  // As many warps as there is room for, and then larger rings.
+  using Layout = WarpMemoryLayout<kHeadDim, kTiles>;
+  const uint32_t warps = std::min<uint32_t>(
+      kWarpsMax, available / Layout(kRingSlotsMin * batch.record_bytes_max).bytes());
+  p.ring_bytes = std::min((available / warps - Layout(0).bytes()) / 128 * 128,
+                          kRingSlotsMax * batch.record_bytes_max);
+  const uint32_t warp_bytes = Layout(p.ring_bytes).bytes();
   const uint32_t shared_bytes = row_bytes + warps * warp_bytes;
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared_bytes));

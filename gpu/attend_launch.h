@@ -29,12 +29,12 @@ struct AttendLaunch {
   int rows_per_tile = 0;  // AttendRowsPerTile
   uint32_t tiles = 0;     // of each cell and KV head
   const AttendCell* cells = nullptr;
-  // [cell][kv_heads]: bytes of a record of the head; anything for cells without `planes` runs.
-  const uint32_t* record_bytes = nullptr;
+  // [cell][kv_heads]: BlockCostBytes of the head; anything for cells without `planes` runs.
+  const uint32_t* block_cost_bytes = nullptr;
   // Rows first_row .. first_row + row_count - 1 of all, 1 .. kLaunchRowsMax of them.
   uint32_t first_row = 0;
   uint32_t row_count = 0;
-  // Largest of record_bytes; 0 without `planes` runs.
+  // Of the largest record; 0 without `planes` runs.
   uint32_t record_bytes_max = 0;
   // AttendWorkspaceBytes() bytes, zero before the first launch; launches that may run side by side
   // need one each.

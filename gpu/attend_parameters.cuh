@@ -14,7 +14,7 @@ inline constexpr int kWarpsMax = 8;
 
 struct AttendParameters {
   const AttendCell* cells;
-  const uint32_t* record_bytes;
+  const uint32_t* block_cost_bytes;
   uint32_t first_row;
   uint32_t row_count;
   Divider tiles;

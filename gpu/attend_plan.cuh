@@ -65,7 +65,7 @@ __device__ void FillPlanRows(const AttendParameters& p, const PlanRows& rows, Pl
     ptx::Touch(&cell.output);
     ptx::Touch(cell.exact);
     if (cell.heads != nullptr) ptx::Touch(&cell.heads[p.kv_heads.Rest(head)].record_bytes);
-    const RowCosts costs = CostsOf(cell, p.record_bytes[head], ExactTokenBytes<kHeadDim>(p));
+    const RowCosts costs = CostsOf(cell, p.block_cost_bytes[head], ExactTokenBytes<kHeadDim>(p));
     rows.begin[row] = sum;
     rows.planes_units[row] = costs.planes_units;
     rows.planes_cost[row] = costs.planes_cost;

@@ -11,16 +11,19 @@
 #include <cstdint>
 
 #include "gpu/attend_directory.h"
+#include "gpu/device_head.h"
 #include "gpu/host_device.h"
+#include "gpu/planes/format.h"
 
 namespace kvdepot {
 
 // Costs are counted in so many bytes read. The costs of all rows together stay below 2^32: 2^40
 // bytes are more than a device holds.
 inline constexpr uint32_t kCostBytes = 256;
-// What a block costs beside its bytes. Memory serves warps by requests more than by bytes, and
-// softmax and products do not depend on the width.
-inline constexpr uint32_t kBlockWorkBytes = 16 * 1024;
+// What a block costs beside its bytes: softmax, and products of each group of K or V that is
+// stored, whatever its width.
+inline constexpr uint32_t kBlockWorkBytes = 12 * 1024;
+inline constexpr uint32_t kGroupWorkBytes = 1024;
 inline constexpr uint32_t kChunkWorkBytes = 18 * 1024;
 // Queries are prepared and a first unit's latency is waited for by every warp; one that comes to a
 // second row does it again.
@@ -67,12 +70,21 @@ KVDEPOT_HOST_DEVICE constexpr uint32_t ExactCost(uint32_t exact_token_bytes) {
   return (exact_token_bytes * kExactChunkTokens + kChunkWorkBytes) / kCostBytes;
 }
 
-KVDEPOT_HOST_DEVICE inline RowCosts CostsOf(const AttendCell& cell, uint32_t record_bytes,
+// Of a block of a head, in bytes.
+inline uint32_t BlockCostBytes(const DeviceHead& head) {
+  uint32_t groups = 0;
+  for (int i = 0; i < planes::kGroupsMax; ++i)
+    groups += (planes::GroupWidth(head.k_widths, i) > 0 ? 1 : 0) +
+              (planes::GroupWidth(head.v_widths, i) > 0 ? 1 : 0);
+  return head.record_bytes + kBlockWorkBytes + groups * kGroupWorkBytes;
+}
+
+KVDEPOT_HOST_DEVICE inline RowCosts CostsOf(const AttendCell& cell, uint32_t block_cost_bytes,
                                             uint32_t exact_token_bytes) {
   RowCosts costs;
   costs.planes_units = cell.planes_units;
   costs.exact_units = cell.exact_units;
-  costs.planes_cost = kStepBlocks * (record_bytes + kBlockWorkBytes) / kCostBytes;
+  costs.planes_cost = kStepBlocks * block_cost_bytes / kCostBytes;
   costs.exact_cost = ExactCost(exact_token_bytes);
   return costs;
 }

@@ -11,13 +11,14 @@
 
 namespace kvdepot {
 
-// Steps whose records are on their way or in use.
-inline constexpr int kRingSlots = 2;
+// Records on their way or in use: a step's and the next at least.
+inline constexpr int kRingSlotsMin = kStepBlocks + 1;
+inline constexpr int kRingSlotsMax = 6;
 // One a slot, the K table's, the V table's and the order's.
-inline constexpr int kWarpBarriers = kRingSlots + 3;
-inline constexpr int kKeyTableBarrier = kRingSlots;
-inline constexpr int kValueTableBarrier = kRingSlots + 1;
-inline constexpr int kOrderBarrier = kRingSlots + 2;
+inline constexpr int kWarpBarriers = kRingSlotsMax + 3;
+inline constexpr int kKeyTableBarrier = kRingSlotsMax;
+inline constexpr int kValueTableBarrier = kRingSlotsMax + 1;
+inline constexpr int kOrderBarrier = kRingSlotsMax + 2;
 
 template <int kHeadDim>
 struct WarpMemory {

@@ -129,7 +129,7 @@ __device__ __forceinline__ uint32_t WidthCounts(uint32_t widths) {
 // memory, [group][tile][lane], where a loop can index them; each lane sees its own alone.
 
 template <int kTiles, int kWidth>
-__device__ __forceinline__ void AddKeyGroups(uint32_t counts, uint32_t record_bytes, int lane,
+__device__ __forceinline__ void AddKeyGroups(uint32_t counts, int second, int lane,
                                              const std::byte*& group, const uint2*& q,
                                              int32_t (&scores)[kTiles][kStepChunks][4]) {
 #pragma unroll 1
@@ -140,7 +140,7 @@ __device__ __forceinline__ void AddKeyGroups(uint32_t counts, uint32_t record_by
     uint32_t words[kStepBlocks][2][4];
 #pragma unroll
     for (int block = 0; block < kStepBlocks; ++block)
-      LoadKeyWords<kWidth>(group + block * record_bytes, lane, words[block]);
+      LoadKeyWords<kWidth>(group + block * second, lane, words[block]);
 #pragma unroll
     for (int x = 0; x < kStepChunks; ++x) {
       uint32_t a[4];
@@ -156,19 +156,19 @@ __device__ __forceinline__ void AddKeyGroups(uint32_t counts, uint32_t record_by
 }
 
 // Adds q' . codes to scores[n][x]: tokens 16 x + g and 16 x + 8 + g of the step. `planes`: K's of
-// the first block, those of the second lie `record_bytes` later.
+// the first block, those of the second lie `second` bytes later, or before.
 template <int kTiles>
-__device__ __forceinline__ void AddKeyProducts(uint32_t counts, uint32_t record_bytes, int lane,
+__device__ __forceinline__ void AddKeyProducts(uint32_t counts, int second, int lane,
                                                const std::byte* planes, const uint2* q,
                                                int32_t (&scores)[kTiles][kStepChunks][4]) {
-  AddKeyGroups<kTiles, 4>(counts, record_bytes, lane, planes, q, scores);
-  AddKeyGroups<kTiles, 3>(counts, record_bytes, lane, planes, q, scores);
-  AddKeyGroups<kTiles, 2>(counts, record_bytes, lane, planes, q, scores);
-  AddKeyGroups<kTiles, 1>(counts, record_bytes, lane, planes, q, scores);
+  AddKeyGroups<kTiles, 4>(counts, second, lane, planes, q, scores);
+  AddKeyGroups<kTiles, 3>(counts, second, lane, planes, q, scores);
+  AddKeyGroups<kTiles, 2>(counts, second, lane, planes, q, scores);
+  AddKeyGroups<kTiles, 1>(counts, second, lane, planes, q, scores);
 }
 
 template <int kTiles, int kWidth>
-__device__ __forceinline__ void AddValueGroups(uint32_t counts, uint32_t record_bytes, int lane,
+__device__ __forceinline__ void AddValueGroups(uint32_t counts, int second, int lane,
                                                const std::byte*& group,
                                                const StepWeights<kTiles>& weights, float4*& sums) {
 #pragma unroll 1
@@ -187,7 +187,7 @@ __device__ __forceinline__ void AddValueGroups(uint32_t counts, uint32_t record_
     for (int tile = 0; tile < 2; ++tile) {
 #pragma unroll
       for (int block = 0; block < kStepBlocks; ++block)
-        LoadValueWords<kWidth>(group + block * record_bytes + 128 * kWidth * tile, lane,
+        LoadValueWords<kWidth>(group + block * second + 128 * kWidth * tile, lane,
                                words[tile][block]);
     }
     int32_t products[2][kTiles][4];
@@ -220,13 +220,13 @@ __device__ __forceinline__ void AddValueGroups(uint32_t counts, uint32_t record_
 // tile + 8 s + g. A step's sum fits 32 bits: 128 tokens, weights of at most 61,440, codes of at
 // most 240.
 template <int kTiles>
-__device__ __forceinline__ void AddValueProducts(uint32_t counts, uint32_t record_bytes, int lane,
+__device__ __forceinline__ void AddValueProducts(uint32_t counts, int second, int lane,
                                                  const std::byte* planes,
                                                  const StepWeights<kTiles>& weights, float4* sums) {
-  AddValueGroups<kTiles, 4>(counts, record_bytes, lane, planes, weights, sums);
-  AddValueGroups<kTiles, 3>(counts, record_bytes, lane, planes, weights, sums);
-  AddValueGroups<kTiles, 2>(counts, record_bytes, lane, planes, weights, sums);
-  AddValueGroups<kTiles, 1>(counts, record_bytes, lane, planes, weights, sums);
+  AddValueGroups<kTiles, 4>(counts, second, lane, planes, weights, sums);
+  AddValueGroups<kTiles, 3>(counts, second, lane, planes, weights, sums);
+  AddValueGroups<kTiles, 2>(counts, second, lane, planes, weights, sums);
+  AddValueGroups<kTiles, 1>(counts, second, lane, planes, weights, sums);
 }
 
 // Sum of the step's weights of query row t of tile `n`, in units of factor.

@@ -51,24 +51,27 @@ class Ring {
  public:
   __device__ Ring(const WarpMemory<kHeadDim>& memory, uint32_t ring_bytes, int lane)
       : memory_(memory),
-        slot_bytes_(ring_bytes / kRingSlots),
+        ring_bytes_(ring_bytes),
         is_leader_(lane == 0),
         policy_(ptx::EvictFirst()) {}
 
-  // Nothing is under way.
-  __device__ void Begin() {
+  // Nothing is under way: records have `bytes` from now on.
+  __device__ void Begin(uint32_t bytes) {
+    record_bytes_ = bytes;
+    slots_ = min(ring_bytes_ / bytes, static_cast<uint32_t>(kRingSlotsMax));
     load_ = 0;
     take_ = 0;
   }
-  __device__ void LoadRecords(const std::byte* records, uint32_t bytes) {
-    Load(memory_.ring + load_ * slot_bytes_, records, bytes, load_);
-    load_ = (load_ + 1) % kRingSlots;
+  __device__ uint32_t slots() const { return slots_; }
+  __device__ void LoadRecord(const std::byte* record) {
+    Load(memory_.ring + load_ * record_bytes_, record, record_bytes_, load_);
+    load_ = load_ + 1 == slots_ ? 0 : load_ + 1;
   }
-  __device__ const std::byte* WaitRecords() {
+  __device__ const std::byte* WaitRecord() {
     Wait(take_);
-    const std::byte* records = memory_.ring + take_ * slot_bytes_;
-    take_ = (take_ + 1) % kRingSlots;
-    return records;
+    const std::byte* const record = memory_.ring + take_ * record_bytes_;
+    take_ = take_ + 1 == slots_ ? 0 : take_ + 1;
+    return record;
   }
   __device__ void LoadKeyOrder(const DeviceHead& head) {
     Load(memory_.k_order, head.k_order, kHeadDim, kOrderBarrier);
@@ -93,11 +96,13 @@ class Ring {
   }
 
   const WarpMemory<kHeadDim> memory_;
-  const uint32_t slot_bytes_;
+  const uint32_t ring_bytes_;
   const bool is_leader_;
   const uint64_t policy_;
+  uint32_t record_bytes_ = 0;
+  uint32_t slots_ = 0;
   uint32_t load_ = 0;  // slot of the next copy
-  uint32_t take_ = 0;  // slot of the next records to use
+  uint32_t take_ = 0;  // slot of the next record to use
   uint32_t phases_ = 0;
 };
 
@@ -123,23 +128,22 @@ struct HeadWidths {
   }
 };
 
-// Walks over the steps of a range of a cell's runs.
+// Walks over the blocks of a range of a cell's runs.
 template <int kHeadDim>
-class StepWalk {
+class BlockWalk {
  public:
-  uint32_t left;  // steps of the whole range from here on
   // Of the run:
   const std::byte* part;
   uint32_t position;  // of the segment's token 0
   uint32_t first;     // its visible tokens are first .. end - 1
   uint32_t end;
-  uint32_t token;        // the next step's first, from the segment's beginning
-  uint32_t blocks_left;  // that the range has of it
+  uint32_t token;        // the first of the first block that the range has of it
+  uint32_t blocks_left;  // that the range has of it from here on; 0: the range ends here
 
   // Units [unit_begin, unit_end), not empty. The whole warp takes part.
-  __device__ StepWalk(const AttendCell& cell, uint32_t kv_head, uint32_t header_bytes,
-                      uint32_t unit_begin, uint32_t unit_end, int lane)
-      : left(unit_end - unit_begin),
+  __device__ BlockWalk(const AttendCell& cell, uint32_t kv_head, uint32_t header_bytes,
+                       uint32_t unit_begin, uint32_t unit_end, int lane)
+      : steps_left_(unit_end - unit_begin),
         run_(cell.planes +
              RunAt(cell.planes, cell.planes_runs, unit_begin, unit_begin / kRunSteps, lane)),
         record_bytes_(Uniform(cell.heads[kv_head].record_bytes)),
@@ -148,33 +152,21 @@ class StepWalk {
     Enter(unit_begin - run_->unit_begin);
   }
 
-  // Of the run from here on.
-  __device__ uint32_t steps() const { return (blocks_left + kStepBlocks - 1) / kStepBlocks; }
-  // The next step's.
-  __device__ const std::byte* records() const { return records_; }
-  __device__ uint32_t records_bytes() const {
-    return min(blocks_left, static_cast<uint32_t>(kStepBlocks)) * record_bytes_;
+  __device__ uint32_t record_bytes() const { return record_bytes_; }
+  // Of the next block.
+  __device__ const std::byte* record() const { return record_; }
+  __device__ void NextBlock() {
+    record_ += record_bytes_;
+    if (--blocks_left == 0) NextRun();
   }
   __device__ void NextRun() {
-    left -= steps();
-    if (left > 0) EnterNext();
-  }
-  // The next step; the next run where this one ends.
-  __device__ void NextStep() {
-    --left;
-    if (blocks_left > kStepBlocks) {
-      blocks_left -= kStepBlocks;
-      records_ += kStepBlocks * record_bytes_;
-    } else if (left > 0) {
-      EnterNext();
-    }
-  }
-
- private:
-  __device__ void EnterNext() {
+    blocks_left = 0;
+    if (steps_left_ == 0) return;
     ++run_;
     Enter(0);
   }
+
+ private:
   __device__ void Enter(uint32_t skipped_steps) {
     const PlanesRun run = *run_;
     part = run.segment + part_offset_ + static_cast<size_t>(record_bytes_before_) * run.blocks;
@@ -183,15 +175,17 @@ class StepWalk {
     end = Uniform(run.first + run.count);
     const uint32_t block = Uniform(run.first_block) + kStepBlocks * skipped_steps;
     token = block * kBlockTokens;
-    blocks_left = min((end + kBlockTokens - 1) / kBlockTokens - block, kStepBlocks * left);
-    records_ = part + 2 * TableBytes(kHeadDim) + block * record_bytes_;
+    blocks_left = min((end + kBlockTokens - 1) / kBlockTokens - block, kStepBlocks * steps_left_);
+    steps_left_ -= (blocks_left + kStepBlocks - 1) / kStepBlocks;
+    record_ = part + 2 * TableBytes(kHeadDim) + block * record_bytes_;
   }
 
+  uint32_t steps_left_;  // after the run
   const PlanesRun* run_;
   uint32_t record_bytes_;
   size_t part_offset_;
   uint32_t record_bytes_before_;
-  const std::byte* records_;
+  const std::byte* record_;
 };
 
 // Queries of four rows a tile in the units of one segment's K table.
@@ -247,7 +241,7 @@ struct SegmentQueries {
           // and, with its top bit flipped, the signed low part.
           const int m = 2 * group + h;
           const uint32_t first = __float_as_uint(fmaf(value[2 * m], per_unit, 12583040.0f));
-          const uint32_t second = __float_as_uint(fmaf(value[2 * m + 1], per_unit, 12583040.0f));
+          const int second = __float_as_uint(fmaf(value[2 * m + 1], per_unit, 12583040.0f));
           b[h] = ptx::Transpose8x8(__byte_perm(first, second, 0x4051) ^ 0x80800000u);
         }
         const uint32_t level = AlignedLevelMax(k_widths >> (4 * group) & 15u) * 0x01010101u;
@@ -289,29 +283,30 @@ class RangeAttention {
     queries_.Make(k_table, memory_.k_order, head_.k_widths, memory_.q, memory_.operand, lane_);
   }
 
-  // `masked`: not all rows see all 128 tokens, of which the first has position `position`; those
-  // before `first` and from `end` on belong to no row, and their records may be missing.
-  __device__ __forceinline__ void AddStep(const std::byte* records, bool masked, uint32_t position,
-                                          int first, int end) {
+  // The step's blocks lie at `record` and `second` bytes after it. `masked`: not all rows see all
+  // of its tokens, of which the first has position `position`; those before `first` and from `end`
+  // on belong to no row, whatever lies there.
+  __device__ __forceinline__ void AddStep(const std::byte* record, int second, bool masked,
+                                          uint32_t position, int first, int end) {
     TokenCodes k_codes;
     TokenCodes v_codes;
 #pragma unroll
     for (int block = 0; block < kStepBlocks; ++block) {
       const uint4 codes =
-          *reinterpret_cast<const uint4*>(records + block * head_.record_bytes + 16 * (lane_ / 4));
+          *reinterpret_cast<const uint4*>(record + block * second + 16 * (lane_ / 4));
       k_codes.words[2 * block] = codes.x;
       k_codes.words[2 * block + 1] = codes.y;
       v_codes.words[2 * block] = codes.z;
       v_codes.words[2 * block + 1] = codes.w;
     }
-    const std::byte* planes = records + kTokenScaleBytes;
+    const std::byte* planes = record + kTokenScaleBytes;
     float y[kTiles][kStepTokensOfLane];
-    Logits(k_codes, planes, y);
+    Logits(k_codes, planes, second, y);
     if (masked) Mask(position, first, end, y);
     StepWeights<kTiles> weights;
     Weigh(v_codes, y, weights);
-    AddValueProducts<kTiles>(head_.v_counts, head_.record_bytes, lane_, planes + key_planes_bytes_,
-                             weights, memory_.sums);
+    AddValueProducts<kTiles>(head_.v_counts, second, lane_, planes + key_planes_bytes_, weights,
+                             memory_.sums);
   }
 
   // Adds the segment's sums to the state.
@@ -391,7 +386,7 @@ class RangeAttention {
 
   // Logits to base 2, in units of UnitOf, of tokens 8 i + g.
   __device__ __forceinline__ void Logits(const TokenCodes& codes, const std::byte* planes,
-                                         float (&y)[kTiles][kStepTokensOfLane]) const {
+                                         int second, float (&y)[kTiles][kStepTokensOfLane]) const {
     int32_t scores[kTiles][kStepChunks][4];
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
@@ -403,8 +398,7 @@ class RangeAttention {
         scores[n][x][3] = -16 * queries_.half[n];
       }
     }
-    AddKeyProducts<kTiles>(head_.k_counts, head_.record_bytes, lane_, planes, memory_.operand,
-                           scores);
+    AddKeyProducts<kTiles>(head_.k_counts, second, lane_, planes, memory_.operand, scores);
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
       // High nibbles count sixteen times.
@@ -519,47 +513,52 @@ __device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_
                                             Ring<kHeadDim>& ring, const RowState<kHeadDim>& state,
                                             int lane, const Prepare& prepare) {
   ring.LoadKeyOrder(cell.heads[kv_head]);
-  StepWalk<kHeadDim> walk(cell, kv_head, header_bytes, unit_begin, unit_end, lane);
-  StepWalk<kHeadDim> ahead = walk;
-  const auto load_records = [&] {
-    if (ahead.left == 0) return;
-    ring.LoadRecords(ahead.records(), ahead.records_bytes());
-    ahead.NextStep();
+  BlockWalk<kHeadDim> walk(cell, kv_head, header_bytes, unit_begin, unit_end, lane);
+  BlockWalk<kHeadDim> ahead = walk;
+  const auto load_record = [&] {
+    if (ahead.blocks_left == 0) return;
+    ring.LoadRecord(ahead.record());
+    ahead.NextBlock();
   };
-  ring.Begin();
+  ring.Begin(walk.record_bytes());
   ring.LoadKeyTable(walk.part);
-  load_records();
+  for (int i = 0; i < kStepBlocks; ++i) load_record();
   ring.LoadValueTable(walk.part);
-  for (int slot = 1; slot < kRingSlots; ++slot) load_records();
+  for (uint32_t slot = kStepBlocks; slot < ring.slots(); ++slot) load_record();
   const RowLimits limits = prepare();
   const HeadWidths widths(cell.heads[kv_head]);
   ring.WaitKeyOrder();
 
   RangeAttention<kHeadDim, kTiles> attention(widths, memory, limits, soft_cap, state, lane);
-  while (walk.left > 0) {
+  while (walk.blocks_left > 0) {
     ring.WaitKeyTable();
     attention.BeginSegment(memory.k_table);
     __syncwarp();
-    const StepWalk<kHeadDim> run = walk;
+    const BlockWalk<kHeadDim> run = walk;
     walk.NextRun();
-    if (walk.left > 0) ring.LoadKeyTable(walk.part);
+    if (walk.blocks_left > 0) ring.LoadKeyTable(walk.part);
     // Steps that all rows see as a whole begin at these positions.
     const int clear_begin = static_cast<int>(max(run.position + run.first, limits.begin_all));
     const int clear_end =
         static_cast<int>(min(run.position + run.end, limits.end_all)) - kStepBlocks * kBlockTokens;
     uint32_t token = run.token;
-    for (uint32_t step = run.steps(); step > 0; --step, token += kStepBlocks * kBlockTokens) {
+    for (uint32_t left = run.blocks_left; left > 0; token += kStepBlocks * kBlockTokens) {
       const int position = static_cast<int>(run.position + token);
       const bool masked = position < clear_begin || position > clear_end;
-      attention.AddStep(ring.WaitRecords(), masked, run.position + token,
+      const bool is_whole = left >= kStepBlocks;
+      const std::byte* const record = ring.WaitRecord();
+      const std::byte* const second = is_whole ? ring.WaitRecord() : record;
+      attention.AddStep(record, static_cast<int>(second - record), masked, run.position + token,
                         static_cast<int>(run.first - token), static_cast<int>(run.end - token));
       __syncwarp();
-      load_records();
+      load_record();
+      if (is_whole) load_record();
+      left -= is_whole ? kStepBlocks : 1;
     }
     ring.WaitValueTable();
     attention.EndSegment(memory.v_table);
     __syncwarp();
-    if (walk.left > 0) ring.LoadValueTable(walk.part);
+    if (walk.blocks_left > 0) ring.LoadValueTable(walk.part);
   }
   attention.End();
   __syncwarp();

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "gpu/attend_plan.h"
 #include "gpu/backend.h"
 #include "gpu/decode_runs_cuda.h"
 #include "gpu/segment_view.h"
@@ -108,12 +109,13 @@ AttendBatch::AttendBatch(AttendBatchRequest request) : request_(std::move(reques
   const int rows = request_.query_tokens * request_.shape.queries_per_kv_head();
   launch_.tiles = static_cast<uint32_t>((rows + launch_.rows_per_tile - 1) / launch_.rows_per_tile);
   launch_.row_count = static_cast<uint32_t>(request_.lengths.size() * kv_heads) * launch_.tiles;
-  std::vector<uint32_t> record_bytes;
+  std::vector<uint32_t> block_costs;
   for (size_t i = 0; i < request_.lengths.size(); ++i) {
-    for (const DeviceHead& head : heads) record_bytes.push_back(head.record_bytes);
+    for (const DeviceHead& head : heads) block_costs.push_back(BlockCostBytes(head));
   }
-  launch_.record_bytes = Upload(record_bytes);
-  launch_.record_bytes_max = *std::max_element(record_bytes.begin(), record_bytes.end());
+  launch_.block_cost_bytes = Upload(block_costs);
+  for (const DeviceHead& head : heads)
+    launch_.record_bytes_max = std::max(launch_.record_bytes_max, head.record_bytes);
   launch_.workspace = Allocate(AttendWorkspaceBytes());
   Check(cudaMemset(launch_.workspace, 0, AttendWorkspaceBytes()), "clearing");
   for (int copy = 0; copy < request_.copies; ++copy) {

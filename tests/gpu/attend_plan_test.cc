@@ -80,12 +80,17 @@ TEST(AttendPlanTest, ABlockOfWarpsAlwaysGetsMoreThanTheCostliestUnit) {
 TEST(AttendPlanTest, NothingToDoIsOneBlock) { EXPECT_EQ(GridFor(0, 0, 132, 8).ctas, 1u); }
 
 TEST(AttendPlanTest, CostsStandForBytesAndWork) {
+  DeviceHead head = {};
+  head.record_bytes = 4224;
+  head.k_widths = 0x0124;
+  head.v_widths = 0x2222;
+  EXPECT_EQ(BlockCostBytes(head), 4224 + kBlockWorkBytes + 7 * kGroupWorkBytes);
   AttendCell cell = {};
   cell.planes_units = 3;
   cell.exact_units = 2;
-  const RowCosts costs = CostsOf(cell, 4224, 512);
+  const RowCosts costs = CostsOf(cell, 20'000, 512);
   EXPECT_EQ(costs.units(), 5u);
-  EXPECT_EQ(costs.planes_cost, kStepBlocks * (4224 + kBlockWorkBytes) / kCostBytes);
+  EXPECT_EQ(costs.planes_cost, kStepBlocks * 20'000 / kCostBytes);
   EXPECT_EQ(costs.exact_cost, (512 * 16 + kChunkWorkBytes) / kCostBytes);
   EXPECT_EQ(costs.largest_unit(), std::max(costs.planes_cost, costs.exact_cost));
 }
