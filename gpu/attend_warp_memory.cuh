@@ -26,7 +26,7 @@ struct WarpMemory {
   std::byte* k_table;
   std::byte* v_table;
   uint8_t* k_order;    // channel of a place
-  uint2* operand;      // [group][tile][lane], see planes/attend_cuda.cuh
+  uint2* operand;      // [group][tile][lane], see planes/attend_products.cuh
   float4* sums;        // likewise
   float* q;            // [rows][kRowStride], by channel
   float* state;        // see attend_state.cuh

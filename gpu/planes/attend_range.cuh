@@ -12,111 +12,31 @@
 #include "gpu/attend_state.cuh"
 #include "gpu/attend_warp_memory.cuh"
 #include "gpu/cuda_ptx.cuh"
-#include "gpu/planes/attend_cuda.cuh"
-#include "gpu/unit_search.cuh"
+#include "gpu/planes/attend_products.cuh"
+#include "gpu/planes/attend_queries.cuh"
+#include "gpu/planes/attend_ring.cuh"
+#include "gpu/planes/attend_walk.cuh"
 
 namespace kvdepot::planes {
 
-// Queries are integers of at most this, so that the high byte stays signed after rounding.
-inline constexpr float kQueryMax = 32512.0f;
 // exp2(kWeightLog2) times the largest token scale, 1.875, stays below 2^16.
 inline constexpr float kWeightLog2 = 15.0f;
-// How far a block's reference may exceed that of the sums before those are scaled.
+// How far a step's reference may exceed that of the sums before those are scaled.
 inline constexpr float kReferenceSpan = 60.0f;
-// A full segment has so many steps: where to look for a unit's run first.
-inline constexpr uint32_t kRunSteps = kSegmentTokensMax / kBlockTokens / kStepBlocks;
 // Of a lane in a step: tokens 8 i + g.
 inline constexpr int kStepTokensOfLane = kStepBlocks * kBlockTokens / 8;
 // 2^23: adding it leaves an integer in the low bits of a float.
 inline constexpr float kIntegerMagic = 8388608.0f;
-inline constexpr uint32_t kIntegerMagicBits = 0x4B000000u;
-
-// Sum, or maximum, over the lanes that share t: the same in all of them.
-template <class T>
-__device__ __forceinline__ T SumOverG(T value) {
-#pragma unroll
-  for (int mask = 4; mask < 32; mask *= 2) value += __shfl_xor_sync(kAllLanes, value, mask);
-  return value;
-}
-__device__ __forceinline__ float MaxOverG(float value) {
-#pragma unroll
-  for (int mask = 4; mask < 32; mask *= 2)
-    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, mask));
-  return value;
-}
-
-// Copies that are under way. A barrier's phase is the parity of the copies that it has seen.
-template <int kHeadDim>
-class Ring {
- public:
-  __device__ Ring(const WarpMemory<kHeadDim>& memory, uint32_t ring_bytes, int lane)
-      : memory_(memory),
-        ring_bytes_(ring_bytes),
-        is_leader_(lane == 0),
-        policy_(ptx::EvictFirst()) {}
-
-  // Nothing is under way: records have `bytes` from now on.
-  __device__ void Begin(uint32_t bytes) {
-    record_bytes_ = bytes;
-    slots_ = min(ring_bytes_ / bytes, static_cast<uint32_t>(kRingSlotsMax));
-    load_ = 0;
-    take_ = 0;
-  }
-  __device__ uint32_t slots() const { return slots_; }
-  __device__ void LoadRecord(const std::byte* record) {
-    Load(memory_.ring + load_ * record_bytes_, record, record_bytes_, load_);
-    load_ = load_ + 1 == slots_ ? 0 : load_ + 1;
-  }
-  __device__ const std::byte* WaitRecord() {
-    Wait(take_);
-    const std::byte* const record = memory_.ring + take_ * record_bytes_;
-    take_ = take_ + 1 == slots_ ? 0 : take_ + 1;
-    return record;
-  }
-  __device__ void LoadKeyOrder(const DeviceHead& head) {
-    Load(memory_.k_order, head.k_order, kHeadDim, kOrderBarrier);
-  }
-  __device__ void WaitKeyOrder() { Wait(kOrderBarrier); }
-  __device__ void LoadKeyTable(const std::byte* part) {
-    Load(memory_.k_table, part, TableBytes(kHeadDim), kKeyTableBarrier);
-  }
-  __device__ void WaitKeyTable() { Wait(kKeyTableBarrier); }
-  __device__ void LoadValueTable(const std::byte* part) {
-    Load(memory_.v_table, part + TableBytes(kHeadDim), TableBytes(kHeadDim), kValueTableBarrier);
-  }
-  __device__ void WaitValueTable() { Wait(kValueTableBarrier); }
-
- private:
-  __device__ void Load(void* to, const void* from, uint32_t bytes, uint32_t barrier) {
-    if (is_leader_) ptx::BulkLoad(to, from, bytes, &memory_.barriers[barrier], policy_);
-  }
-  __device__ void Wait(uint32_t barrier) {
-    ptx::BarrierWait(&memory_.barriers[barrier], phases_ >> barrier & 1u);
-    phases_ ^= 1u << barrier;
-  }
-
-  const WarpMemory<kHeadDim> memory_;
-  const uint32_t ring_bytes_;
-  const bool is_leader_;
-  const uint64_t policy_;
-  uint32_t record_bytes_ = 0;
-  uint32_t slots_ = 0;
-  uint32_t load_ = 0;  // slot of the next copy
-  uint32_t take_ = 0;  // slot of the next record to use
-  uint32_t phases_ = 0;
-};
 
 // What dispatch needs of a DeviceHead, in registers.
 struct HeadWidths {
-  uint32_t record_bytes;
   uint32_t k_widths;
   uint32_t v_widths;
   uint32_t k_counts;
   uint32_t v_counts;
 
   __device__ explicit HeadWidths(const DeviceHead& head)
-      : record_bytes(Uniform(head.record_bytes)),
-        k_widths(Uniform(head.k_widths)),
+      : k_widths(Uniform(head.k_widths)),
         v_widths(Uniform(head.v_widths)),
         k_counts(WidthCounts(k_widths)),
         v_counts(WidthCounts(v_widths)) {}
@@ -128,132 +48,7 @@ struct HeadWidths {
   }
 };
 
-// Walks over the blocks of a range of a cell's runs.
-template <int kHeadDim>
-class BlockWalk {
- public:
-  // Of the run:
-  const std::byte* part;
-  uint32_t position;  // of the segment's token 0
-  uint32_t first;     // its visible tokens are first .. end - 1
-  uint32_t end;
-  uint32_t token;        // the first of the first block that the range has of it
-  uint32_t blocks_left;  // that the range has of it from here on; 0: the range ends here
-
-  // Units [unit_begin, unit_end), not empty. The whole warp takes part.
-  __device__ BlockWalk(const AttendCell& cell, uint32_t kv_head, uint32_t header_bytes,
-                       uint32_t unit_begin, uint32_t unit_end, int lane)
-      : steps_left_(unit_end - unit_begin),
-        run_(cell.planes +
-             RunAt(cell.planes, cell.planes_runs, unit_begin, unit_begin / kRunSteps, lane)),
-        record_bytes_(Uniform(cell.heads[kv_head].record_bytes)),
-        part_offset_(header_bytes + 2 * TableBytes(kHeadDim) * kv_head),
-        record_bytes_before_(cell.heads[kv_head].record_bytes_before) {
-    Enter(unit_begin - run_->unit_begin);
-  }
-
-  __device__ uint32_t record_bytes() const { return record_bytes_; }
-  // Of the next block.
-  __device__ const std::byte* record() const { return record_; }
-  __device__ void NextBlock() {
-    record_ += record_bytes_;
-    if (--blocks_left == 0) NextRun();
-  }
-  __device__ void NextRun() {
-    blocks_left = 0;
-    if (steps_left_ == 0) return;
-    ++run_;
-    Enter(0);
-  }
-
- private:
-  __device__ void Enter(uint32_t skipped_steps) {
-    const PlanesRun run = *run_;
-    part = run.segment + part_offset_ + static_cast<size_t>(record_bytes_before_) * run.blocks;
-    position = run.position;
-    first = Uniform(run.first);
-    end = Uniform(run.first + run.count);
-    const uint32_t block = Uniform(run.first_block) + kStepBlocks * skipped_steps;
-    token = block * kBlockTokens;
-    blocks_left = min((end + kBlockTokens - 1) / kBlockTokens - block, kStepBlocks * steps_left_);
-    steps_left_ -= (blocks_left + kStepBlocks - 1) / kStepBlocks;
-    record_ = part + 2 * TableBytes(kHeadDim) + block * record_bytes_;
-  }
-
-  uint32_t steps_left_;  // after the run
-  const PlanesRun* run_;
-  uint32_t record_bytes_;
-  size_t part_offset_;
-  uint32_t record_bytes_before_;
-  const std::byte* record_;
-};
-
-// Queries of four rows a tile in the units of one segment's K table.
-template <int kHeadDim, int kTiles>
-struct SegmentQueries {
-  int32_t half[kTiles];  // what codes of zero would score, see AlignedLevelMax
-  // A unit of q' is multiplier times the power of two that unit_bits adds to a token scale's
-  // exponent; logits are counted in multipliers up to the exponential function.
-  float multiplier[kTiles];
-  uint32_t unit_bits[kTiles];
-  float centre[kTiles];  // q . centres / multiplier
-
-  __device__ __forceinline__ void Make(const std::byte* k_table, const uint8_t* k_order,
-                                       uint32_t k_widths, const float* q, uint2* operand,
-                                       int lane) {
-    constexpr int kEntries = kHeadDim / 8;  // of a lane's g: scales, then centres
-    const int g = lane / 4;
-    const int t = lane % 4;
-    const __half* scales = reinterpret_cast<const __half*>(k_table) + g * 2 * kEntries;
-    const __half* centres = scales + kEntries;
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-      const float* row = q + (4 * n + t) * kRowStride<kHeadDim>;
-      float value[kEntries];
-      float largest = 0;
-      float dot = 0;
-#pragma unroll
-      for (int m = 0; m < kEntries / 2; ++m) {
-        const float2 scale = __half22float2(*reinterpret_cast<const __half2*>(scales + 2 * m));
-        const float2 centre = __half22float2(*reinterpret_cast<const __half2*>(centres + 2 * m));
-        const uchar2 channel = *reinterpret_cast<const uchar2*>(k_order + 16 * m + 2 * g);
-        const float q0 = row[channel.x];
-        const float q1 = row[channel.y];
-        value[2 * m] = q0 * scale.x;
-        value[2 * m + 1] = q1 * scale.y;
-        largest = fmaxf(largest, fmaxf(fabsf(value[2 * m]), fabsf(value[2 * m + 1])));
-        dot = fmaf(q0, centre.x, fmaf(q1, centre.y, dot));
-      }
-      // The largest becomes kQueryMax. Not below 2^-90, so that exponents stay in range.
-      largest = fmaxf(MaxOverG(largest) * (1 / kQueryMax), 8.0779357e-28f);
-      const float per_unit = __fdividef(1.0f, largest);
-      const uint32_t exponent = __float_as_uint(largest) >> 23;
-      unit_bits[n] = (exponent - 127u) << 23;
-      multiplier[n] = __uint_as_float((__float_as_uint(largest) & 0x7FFFFFu) | 0x3F800000u);
-      centre[n] = __fdividef(SumOverG(dot), multiplier[n]);
-      int32_t twice[4] = {0, 0, 0, 0};
-#pragma unroll
-      for (int group = 0; group < kHeadDim / 32; ++group) {
-        uint32_t b[2];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          // 1.5 * 2^23 + 128: the low 16 bits are q' + 128, whose bytes are the high part of q'
-          // and, with its top bit flipped, the signed low part.
-          const int m = 2 * group + h;
-          const uint32_t first = __float_as_uint(fmaf(value[2 * m], per_unit, 12583040.0f));
-          const int second = __float_as_uint(fmaf(value[2 * m + 1], per_unit, 12583040.0f));
-          b[h] = ptx::Transpose8x8(__byte_perm(first, second, 0x4051) ^ 0x80800000u);
-        }
-        const uint32_t level = AlignedLevelMax(k_widths >> (4 * group) & 15u) * 0x01010101u;
-        ptx::MmaSigned(twice, level, level, level, level, b[0], b[1]);
-        operand[32 * (kTiles * group + n) + lane] = {b[0], b[1]};
-      }
-      half[n] = (256 * twice[0] + twice[1]) / 2;
-    }
-  }
-};
-
-// Weights are integers of 16 bits, counted from each block's own largest logit: a long range keeps
+// Weights are integers of 16 bits, counted from each step's own largest logit: a long range keeps
 // the precision of a short one.
 template <int kHeadDim, int kTiles>
 class RangeAttention {

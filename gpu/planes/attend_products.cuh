@@ -7,8 +7,8 @@
 //
 // Lane 4 g + t. Accumulators: c0, c1 are the high and low column of query row t, row g; c2, c3 the
 // same of row g + 8.
-#ifndef KVDEPOT_GPU_PLANES_ATTEND_CUDA_CUH_
-#define KVDEPOT_GPU_PLANES_ATTEND_CUDA_CUH_
+#ifndef KVDEPOT_GPU_PLANES_ATTEND_PRODUCTS_CUH_
+#define KVDEPOT_GPU_PLANES_ATTEND_PRODUCTS_CUH_
 
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +23,20 @@ namespace kvdepot::planes {
 // A warp reads two blocks at a time, a step: loops, queries and sums are shared, and the one's
 // instructions fill the other's waits. A step has 8 chunks of 16 tokens.
 inline constexpr int kStepChunks = kStepBlocks * kBlockTokens / 16;
+
+// Sum, or maximum, over the lanes that share t: the same in all of them.
+template <class T>
+__device__ __forceinline__ T SumOverG(T value) {
+#pragma unroll
+  for (int mask = 4; mask < 32; mask *= 2) value += __shfl_xor_sync(kAllLanes, value, mask);
+  return value;
+}
+__device__ __forceinline__ float MaxOverG(float value) {
+#pragma unroll
+  for (int mask = 4; mask < 32; mask *= 2)
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, mask));
+  return value;
+}
 
 // Softmax weights of a step's tokens as operand B, chunk x at x, and what one unit of them is.
 template <int kTiles>
@@ -247,4 +261,4 @@ __device__ __forceinline__ uint32_t AlignedLevelMax(uint32_t width) {
 
 }  // namespace kvdepot::planes
 
-#endif  // KVDEPOT_GPU_PLANES_ATTEND_CUDA_CUH_
+#endif  // KVDEPOT_GPU_PLANES_ATTEND_PRODUCTS_CUH_
