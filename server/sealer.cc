@@ -91,8 +91,8 @@ std::vector<Sealer::Job> Sealer::Gather() {
       if (job.codec == Codec::kPlanes && calibration == nullptr) {
         absl::StatusOr<std::shared_ptr<const LayerCalibration>> made =
             MakeCalibration(job, query_second_moments);
-        if (made.ok()) calibration = *std::move(made);
         status = made.status();
+        if (made.ok()) calibration = *std::move(made);
       }
       job.calibration = calibration;
       if (status.ok()) status = Allocate(&job);
