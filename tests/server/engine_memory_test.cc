@@ -192,7 +192,8 @@ TEST(EngineMemoryTest, MomentsThatDoNotFitAreRefused) {
   SessionSpec spec = Spec("s", Codec::kPlanes, kShape);
   spec.query_second_moments = {std::vector<float>(64, 1)};
   const SessionInfo session = *engine.Create(Spec("empty", Codec::kPlanes, kShape));
-  TokenChunk chunk = Chunk(0, 0, kShape, RandomTokens(random, kShape, 16));
+  const ModelTokens tokens = RandomTokens(random, kShape, 16);
+  TokenChunk chunk = Chunk(0, 0, kShape, tokens);
   chunk.query_second_moments = spec.query_second_moments[0];
   auto addition = engine->BeginAppend(engine.caller(), session.id, 1);
   EXPECT_EQ(engine.AppendChunk(**addition, chunk).status(),
