@@ -13,6 +13,9 @@ namespace kvdepot {
 enum class DType : uint8_t { kBf16 = 1, kFp16 = 2, kFp32 = 3 };
 enum class Codec : uint8_t { kRaw = 1, kPlanes = 2 };
 
+// As messages, metrics and options spell it.
+constexpr const char* CodecName(Codec codec) { return codec == Codec::kRaw ? "raw" : "planes"; }
+
 // Operating points of `planes`, in the order in which a calibration lists their patterns.
 enum class Profile : uint8_t { kTiny = 0, kCompact = 1, kBalanced = 2, kFine = 3 };
 inline constexpr int kProfileCount = 4;

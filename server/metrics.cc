@@ -31,8 +31,6 @@ const prometheus::Histogram::BucketBoundaries& ErrorBuckets() {
   return *kBuckets;
 }
 
-std::string CodecLabel(Codec codec) { return codec == Codec::kRaw ? "raw" : "planes"; }
-
 }  // namespace
 
 Metrics::Metrics()
@@ -89,7 +87,7 @@ void Metrics::AddMemory() {
                      .Help("What the tokens held take, all in, by the session's codec.")
                      .Register(registry_);
   const auto add = [&](Codec codec) {
-    const prometheus::Labels labels = {{"codec", CodecLabel(codec)}};
+    const prometheus::Labels labels = {{"codec", CodecName(codec)}};
     return CodecGauges{&logical.Add(labels), &stored.Add(labels)};
   };
   raw_held_ = add(Codec::kRaw);
@@ -148,7 +146,7 @@ void Metrics::AddTokens() {
   auto& stored = family("kvdepot_sealed_stored_bytes_total",
                         "Bytes that sealed segments took, headers, tables and scales included.");
   for (const Codec codec : {Codec::kRaw, Codec::kPlanes}) {
-    const prometheus::Labels labels = {{"codec", CodecLabel(codec)}};
+    const prometheus::Labels labels = {{"codec", CodecName(codec)}};
     Of(codec) = {&segments.Add(labels), &tokens.Add(labels), &logical.Add(labels),
                  &stored.Add(labels)};
   }

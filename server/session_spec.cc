@@ -79,8 +79,6 @@ absl::string_view NameOf(DType dtype) {
   return "";
 }
 
-absl::string_view NameOf(Codec codec) { return codec == Codec::kRaw ? "raw" : "planes"; }
-
 absl::string_view NameOf(Profile profile) {
   switch (profile) {
     case Profile::kTiny:
@@ -184,7 +182,7 @@ std::string FirstDifference(const SessionSpec& existing, const SessionSpec& aske
     return Difference("dtype", NameOf(asked.dtype), NameOf(existing.dtype));
   }
   if (existing.codec != asked.codec) {
-    return Difference("codec", NameOf(asked.codec), NameOf(existing.codec));
+    return Difference("codec", CodecName(asked.codec), CodecName(existing.codec));
   }
   if (existing.codec == Codec::kPlanes && existing.profile != asked.profile) {
     return Difference("profile", NameOf(asked.profile), NameOf(existing.profile));
