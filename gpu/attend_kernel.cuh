@@ -3,8 +3,8 @@
 //   plan      every block computes the cost of every row and where its warps begin (attend_plan.h)
 //   range     a warp reads its units: `planes` blocks through a ring in shared memory that bulk
 //             copies fill, then exact chunks; the state of a row lies in shared memory
-//   merge     rows of several warps of a block are merged there; rows of several blocks by the
-//             block that arrives last. No block waits for another one.
+//   merge     rows of several warps of a block are merged there, those of several blocks by one
+//             warp a query row, which waits for their parts
 #ifndef KVDEPOT_GPU_ATTEND_KERNEL_CUH_
 #define KVDEPOT_GPU_ATTEND_KERNEL_CUH_
 
@@ -20,21 +20,23 @@
 
 namespace kvdepot {
 
-// A warp's share of one row: units [begin, end).
-template <int kHeadDim, int kTiles>
+// A warp's share of one row: units [begin, end). Calls `while_loading` once the first copies are
+// under way.
+template <int kHeadDim, int kTiles, class WhileLoading>
 __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const RowView& view,
                                             uint32_t begin, uint32_t end,
                                             const WarpMemory<kHeadDim>& memory,
                                             planes::Ring<kHeadDim>& ring,
-                                            const RowState<kHeadDim>& state, int lane) {
+                                            const RowState<kHeadDim>& state, int lane,
+                                            const WhileLoading& while_loading) {
   constexpr int kRows = 4 * kTiles;
   const AttendCell& cell = *view.cell;
   // Before the records, which they would have to wait for.
   QueryLoad<kHeadDim, kRows> queries;
   queries.Begin(view, p.dtype, lane);
   view.TouchOrder(lane);
-  // Once the first copies are under way.
   const auto prepare = [&] {
+    while_loading();
     state.Clear(kRows, lane);
     queries.End(cell.scale, p.dtype, lane, memory.q);
     __syncwarp();
@@ -81,7 +83,6 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   const WarpMemory<kHeadDim> mine = memory.Of(warps, warp);
 
   const PlanRows rows(shared, p.row_count);
-  if (lane < 2) merge.entry_row[2 * warp + lane] = kNoRow;
   if (lane == 0) {
     for (int i = 0; i < kWarpBarriers; ++i) ptx::BarrierInit(&mine.barriers[i]);
     ptx::FenceBarrierInit();
@@ -90,20 +91,26 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   const PlanGrid grid =
       GridFor(rows.begin[p.row_count], plan.largest_unit, gridDim.x, blockDim.x / 32);
   if (blockIdx.x >= grid.ctas) return;
-  const PlanCuts cuts = CutsOf<kHeadDim>(p, rows, grid, warp);
+  const PlanCuts cuts = CutsOf<kHeadDim>(p, rows, grid);
+  const PlanCut begin = cuts.Of(warp);
+  const PlanCut end = cuts.Of(warp + 1);
+  bool fills_merge = warp == grid.warps_per_cta - 1;
+  const auto fill_merge = [&] {
+    if (fills_merge) FillMergeMemory<kHeadDim>(p, rows, grid, cuts, merge);
+    fills_merge = false;
+  };
 
-  const PlanCut begin = cuts.begin;
-  const PlanCut end = cuts.end;
   planes::Ring<kHeadDim> ring(mine, p.ring_bytes, lane);
   const uint32_t row_end = end.row + (end.unit > 0 ? 1 : 0);
   for (uint32_t row = begin.row; row < row_end; ++row) {
-    if (row == begin.row && row == end.row && begin.unit == end.unit) break;
+    if (begin == end) break;
     const RowView view = p.View(row, kRows);
     const uint32_t units = view.cell->planes_units + view.cell->exact_units;
     const uint32_t unit_begin = row == begin.row ? begin.unit : 0;
     const uint32_t unit_end = row == end.row ? end.unit : units;
     const RowState<kHeadDim> state{mine.state};
-    AttendUnits<kHeadDim, kTiles>(p, view, unit_begin, unit_end, mine, ring, state, lane);
+    AttendUnits<kHeadDim, kTiles>(p, view, unit_begin, unit_end, mine, ring, state, lane,
+                                  fill_merge);
     if (unit_begin == 0 && unit_end == units) {
       for (int at = 0; at < kRows; ++at)
         MergedRow<kHeadDim>::Of(state, at, lane).StoreResult(view, at, lane);
@@ -114,16 +121,12 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
       float* const kept =
           spills ? Spill<kHeadDim, kTiles>(p.spills, blockIdx.x * kWarpsMax + warp, state, lane)
                  : state.base;
-      if (lane == 0) {
-        const uint32_t entry = 2 * warp + (spills ? 0 : 1);
-        merge.entry_row[entry] = row;
-        merge.entry_state[entry] = kept;
-      }
+      if (lane == 0) merge.entry_state[2 * warp + (spills ? 0 : 1)] = kept;
     }
   }
-  if (warp == grid.warps_per_cta - 1) FillShares<kHeadDim>(p, rows, grid, cuts, merge);
+  fill_merge();
   __syncthreads();
-  MergeRows<kHeadDim, kRows>(p, cuts, merge);
+  MergeRows<kHeadDim, kRows>(p, merge);
 }
 
 }  // namespace kvdepot

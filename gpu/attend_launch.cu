@@ -8,7 +8,7 @@ namespace kvdepot {
 namespace {
 
 constexpr size_t kStateBytesMax = sizeof(float) * RowState<256>::Floats(8);
-constexpr size_t kPartsBytes = 2 * kLaunchBlocksMax * kStateBytesMax;
+constexpr size_t kPartsBytes = 2 * kLaunchBlocksMax * 8 * sizeof(uint64_t) * Parts<256>::kRowWords;
 constexpr size_t kSpillsBytes = kLaunchBlocksMax * kWarpsMax * kStateBytesMax;
 
 template <int kHeadDim, int kTiles>
@@ -26,9 +26,8 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   p.soft_cap = batch.shape.soft_cap;
   p.dtype = batch.dtype;
   p.header_bytes = static_cast<uint32_t>(SegmentHeaderBytes(batch.shape.kv_heads));
-  p.parts = reinterpret_cast<float*>(batch.workspace);
+  p.parts = reinterpret_cast<uint64_t*>(batch.workspace);
   p.spills = reinterpret_cast<float*>(batch.workspace + kPartsBytes);
-  p.arrivals = reinterpret_cast<uint32_t*>(batch.workspace + kPartsBytes + kSpillsBytes);
 
   const auto kernel = AttendKernel<kHeadDim, kTiles>;
   int device = 0;
@@ -54,8 +53,10 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
                                static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
   const unsigned blocks = std::min(static_cast<unsigned>(multiprocessors), kLaunchBlocksMax);
-  kernel<<<blocks, 32 * warps, shared_bytes, stream>>>(p);
-  return cudaGetLastError();
+  // Cooperative, as blocks wait for each other's parts of rows.
+  void* arguments[] = {&p};
+  return cudaLaunchCooperativeKernel(kernel, dim3(blocks), dim3(32 * warps), arguments,
+                                     shared_bytes, stream);
 }
 
 }  // namespace
@@ -64,9 +65,7 @@ int AttendRowsPerTile(const LayerShape& shape, int query_tokens) {
   return shape.queries_per_kv_head() * query_tokens > 4 ? 8 : 4;
 }
 
-size_t AttendWorkspaceBytes() {
-  return kPartsBytes + kSpillsBytes + sizeof(uint32_t) * kLaunchRowsMax;
-}
+size_t AttendWorkspaceBytes() { return kPartsBytes + kSpillsBytes; }
 
 cudaError_t LaunchAttend(const AttendLaunch& batch, int multiprocessors, cudaStream_t stream) {
   const bool narrow = batch.rows_per_tile == 4;

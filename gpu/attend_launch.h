@@ -3,6 +3,8 @@
 // Everything is device memory and nothing is read on the host, so a launch may be captured into a
 // CUDA graph and replayed while cells change (attend_directory.h). Repeats its bits for the same
 // batch: who reads what depends on the batch alone, and partial results are merged in index order.
+// Blocks wait for each other's partial results, so the launch is cooperative: it begins once the
+// device has room for all of its blocks.
 #ifndef KVDEPOT_GPU_ATTEND_LAUNCH_H_
 #define KVDEPOT_GPU_ATTEND_LAUNCH_H_
 
@@ -46,7 +48,7 @@ int AttendRowsPerTile(const LayerShape& shape, int query_tokens);
 
 size_t AttendWorkspaceBytes();
 
-// Enqueues the launch. `multiprocessors`: of the current device.
+// Enqueues the launch. `multiprocessors`: of the current device, all of which the launch may use.
 cudaError_t LaunchAttend(const AttendLaunch& batch, int multiprocessors, cudaStream_t stream);
 
 }  // namespace kvdepot

@@ -26,9 +26,8 @@ struct AttendParameters {
   DType dtype;
   uint32_t ring_bytes;  // of a warp
   uint32_t header_bytes;
-  float* parts;        // [block][2] of a row's state
-  float* spills;       // [block][warp] of a row's state
-  uint32_t* arrivals;  // [row], zero between launches
+  uint64_t* parts;  // attend_parts.cuh
+  float* spills;    // [block][warp] of a row's state
 
   // Of row `row` of the launch, which is first_row + row of the batch: its cell and KV head among
   // all cells' KV heads.

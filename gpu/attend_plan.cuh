@@ -11,6 +11,12 @@
 namespace kvdepot {
 
 inline constexpr uint32_t kNoRow = 0xFFFFFFFFu;
+// From so many warps' shares on a row has its warps for itself: rounding costs a sixteenth of a
+// share at most, and nobody comes to a second row.
+inline constexpr float kWideRowShares = 8.0f;
+
+// Runs of a list in a line of the device's cache.
+inline constexpr uint32_t kRunsOfLine = 128 / sizeof(PlanesRun);
 
 // Every row of the launch, in shared memory.
 struct PlanRows {
@@ -33,12 +39,14 @@ struct PlanMemory {
   uint32_t largest_unit;
 };
 
-// The ranges of a warp and of its block.
+// Where the ranges of a block's warps begin, one a lane.
 struct PlanCuts {
-  PlanCut begin;
-  PlanCut end;
-  PlanCut block_begin;
-  PlanCut block_end;
+  PlanCut of_lane;
+
+  // Of warp `warp` of the block, its number of warps for where the block ends. All lanes take part.
+  __device__ __forceinline__ PlanCut Of(uint32_t warp) const {
+    return {__shfl_sync(kAllLanes, of_lane.row, warp), __shfl_sync(kAllLanes, of_lane.unit, warp)};
+  }
 };
 
 template <int kHeadDim>
@@ -64,6 +72,9 @@ __device__ void FillPlanRows(const AttendParameters& p, const PlanRows& rows, Pl
     ptx::Touch(&cell);
     ptx::Touch(&cell.output);
     ptx::Touch(cell.exact);
+    // A part of the list of runs each, for all of them.
+    if (kRunsOfLine * blockIdx.x < cell.planes_runs)
+      ptx::PrefetchL2(cell.planes + kRunsOfLine * blockIdx.x);
     if (cell.heads != nullptr) ptx::Touch(&cell.heads[p.kv_heads.Rest(head)].record_bytes);
     const RowCosts costs = CostsOf(cell, p.block_cost_bytes[head], ExactTokenBytes<kHeadDim>(p));
     rows.begin[row] = sum;
@@ -114,55 +125,70 @@ __device__ inline uint32_t RowAt(const uint32_t* row_begin, uint32_t row_count, 
   return low;
 }
 
+// Where the line of row `row` begins, counted in warps' shares of `share` costs. Between two rows
+// of many shares, where a warp begins: those have no warp in common.
+__device__ __forceinline__ float WarpAt(const PlanRows& rows, uint32_t row_count, uint32_t row,
+                                        float share) {
+  const float begin = __fdividef(static_cast<float>(rows.begin[row]), share);
+  if (row == 0 || row == row_count) return rintf(begin);
+  const float wide = __fmul_rn(kWideRowShares, share);
+  const bool is_between_wide = static_cast<float>(rows.begin[row] - rows.begin[row - 1]) >= wide &&
+                               static_cast<float>(rows.begin[row + 1] - rows.begin[row]) >= wide;
+  return is_between_wide ? rintf(begin) : begin;
+}
+
 // Where warp `warp` begins. Quotients need not be exact, as all threads compute them alike.
 template <int kHeadDim>
 __device__ __forceinline__ PlanCut CutOf(const AttendParameters& p, const PlanRows& rows,
                                          const PlanGrid& grid, uint32_t warp) {
-  const uint32_t total = rows.begin[p.row_count];
-  const float part = __fdividef(static_cast<float>(warp), static_cast<float>(grid.warps()));
-  const uint32_t offset = static_cast<uint32_t>(static_cast<float>(total) * part);
-  const uint32_t row = RowAt(rows.begin, p.row_count, offset);
+  if (warp >= grid.warps()) return {p.row_count, 0};
+  const float share =
+      __fdividef(static_cast<float>(rows.begin[p.row_count]), static_cast<float>(grid.warps()));
+  const float at = static_cast<float>(warp);
+  const uint32_t row = RowAt(rows.begin, p.row_count, static_cast<uint32_t>(__fmul_rn(share, at)));
+  const uint32_t row_cost = rows.begin[row + 1] - rows.begin[row];
+  const float begin = WarpAt(rows, p.row_count, row, share);
+  const float end = WarpAt(rows, p.row_count, row + 1, share);
+  const float part = __fdividef(__fsub_rn(at, begin), __fsub_rn(end, begin));
+  // Where a warp begins with the row, all that come to it do so first.
+  const uint32_t skipped = begin == rintf(begin) ? kRowCost : 0;
+  const float offset =
+      __fmul_rn(static_cast<float>(row_cost - skipped), fminf(fmaxf(part, 0.0f), 1.0f));
   RowCosts costs;
   costs.planes_units = rows.planes_units[row];
   costs.planes_cost = rows.planes_cost[row];
   costs.exact_cost = ExactCost(ExactTokenBytes<kHeadDim>(p));
-  costs.SetTotal(rows.begin[row + 1] - rows.begin[row]);
-  const uint32_t unit = costs.NearestUnit(offset - rows.begin[row]);
-  if (warp >= grid.warps()) return {p.row_count, 0};
-  if (unit >= costs.units()) return {row + 1, 0};
-  return {row, unit};
+  costs.SetTotal(row_cost);
+  const uint32_t unit = costs.NearestUnit(min(skipped + static_cast<uint32_t>(offset), row_cost));
+  return unit < costs.units() ? PlanCut{row, unit} : PlanCut{row + 1, 0};
 }
 
-// Of warp `warp` of the block. The whole warp takes part, four lanes with a cut each.
+// Of the block's warps. The whole warp takes part.
 template <int kHeadDim>
 __device__ __forceinline__ PlanCuts CutsOf(const AttendParameters& p, const PlanRows& rows,
-                                           const PlanGrid& grid, uint32_t warp) {
-  const uint32_t first_warp = blockIdx.x * grid.warps_per_cta;
-  const uint32_t lane = threadIdx.x % 32;
-  const uint32_t of_lane = lane < 2 ? warp + lane : lane == 2 ? 0 : grid.warps_per_cta;
-  const PlanCut cut = CutOf<kHeadDim>(p, rows, grid, first_warp + of_lane);
-  const auto from = [&](int source) {
-    return PlanCut{__shfl_sync(kAllLanes, cut.row, source),
-                   __shfl_sync(kAllLanes, cut.unit, source)};
-  };
-  return {from(0), from(1), from(2), from(3)};
+                                           const PlanGrid& grid) {
+  const uint32_t warp = min(threadIdx.x % 32, grid.warps_per_cta);
+  return {CutOf<kHeadDim>(p, rows, grid, blockIdx.x * grid.warps_per_cta + warp)};
 }
 
-// The block in whose range the first unit of `row` lies, or the last one.
+// The block in whose range the first unit of `row` lies, or the last one. Every eight lanes may ask
+// for another; the whole warp takes part.
 template <int kHeadDim>
 __device__ __forceinline__ uint32_t BlockOf(const AttendParameters& p, const PlanRows& rows,
                                             const PlanGrid& grid, uint32_t row, bool last) {
+  const uint32_t lane = threadIdx.x % 32;
   const uint32_t offset = rows.begin[last ? row + 1 : row];
   const uint32_t near =
       static_cast<uint32_t>(offset * __fdividef(static_cast<float>(grid.ctas),
                                                 static_cast<float>(rows.begin[p.row_count])));
-  // Cuts are rounded: the block is one of three.
-#pragma unroll 1
-  for (uint32_t block = min(near + 1, grid.ctas - 1);; --block) {
-    if (block == 0) return 0;
-    const PlanCut cut = CutOf<kHeadDim>(p, rows, grid, block * grid.warps_per_cta);
-    if (cut.row < row || (cut.row == row && (last || cut.unit == 0))) return block;
-  }
+  // Cuts are rounded: it is one of a few, the last that begins at or before the unit.
+  const uint32_t highest = min(near + 4, grid.ctas - 1);
+  const uint32_t block = highest - min(lane % 8, highest);
+  const PlanCut cut = CutOf<kHeadDim>(p, rows, grid, block * grid.warps_per_cta);
+  const bool begins_before =
+      block == 0 || cut.row < row || (cut.row == row && (last || cut.unit == 0));
+  const uint32_t of_group = __ballot_sync(kAllLanes, begins_before) >> (lane & 24u) & 0xFFu;
+  return highest - min(static_cast<uint32_t>(__ffs(of_group) - 1), highest);
 }
 
 }  // namespace kvdepot

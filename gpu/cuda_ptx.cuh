@@ -17,6 +17,19 @@ __device__ __forceinline__ uint32_t Uniform(uint32_t value) {
   return __shfl_sync(kAllLanes, value, 0);
 }
 
+__device__ __forceinline__ float MaxOfWarp(float value) {
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2)
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, distance));
+  return value;
+}
+__device__ __forceinline__ float SumOfWarp(float value) {
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2)
+    value += __shfl_xor_sync(kAllLanes, value, distance);
+  return value;
+}
+
 }  // namespace kvdepot
 
 namespace kvdepot::ptx {
@@ -133,33 +146,19 @@ __device__ __forceinline__ void PrefetchL2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
-// Loads past this multiprocessor's cache, from device or shared memory: what other blocks have
-// written before a release that this one has acquired.
-__device__ __forceinline__ float4 LoadOthers4(const float* from) {
-  float4 value;
-  asm volatile("ld.relaxed.gpu.v4.f32 {%0,%1,%2,%3}, [%4];"
-               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+// Two 64-bit words of device memory, each read and written as a whole, past this multiprocessor's
+// cache. Nothing is said about the order of words.
+__device__ __forceinline__ void StoreWords(uint64_t* to, uint64_t first, uint64_t second) {
+  asm volatile("st.relaxed.gpu.global.v2.b64 [%0], {%1,%2};" ::"l"(to), "l"(first), "l"(second)
+               : "memory");
+}
+__device__ __forceinline__ ulonglong2 LoadWords(const uint64_t* from) {
+  ulonglong2 words;
+  asm volatile("ld.relaxed.gpu.global.v2.b64 {%0,%1}, [%2];"
+               : "=l"(words.x), "=l"(words.y)
                : "l"(from)
                : "memory");
-  return value;
-}
-__device__ __forceinline__ float2 LoadOthers2(const float* from) {
-  float2 value;
-  asm volatile("ld.relaxed.gpu.v2.f32 {%0,%1}, [%2];"
-               : "=f"(value.x), "=f"(value.y)
-               : "l"(from)
-               : "memory");
-  return value;
-}
-
-// Adds to a counter of the device and returns what it was.
-__device__ __forceinline__ uint32_t AddAcquireRelease(uint32_t* counter, uint32_t value) {
-  uint32_t before;
-  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
-               : "=r"(before)
-               : "l"(counter), "r"(value)
-               : "memory");
-  return before;
+  return words;
 }
 
 __device__ __forceinline__ float Exp2(float x) {
