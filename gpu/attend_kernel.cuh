@@ -34,7 +34,7 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
   // Before the records, which they would have to wait for.
   QueryLoad<kHeadDim, kRows> queries;
   queries.Begin(view, p.dtype, lane);
-  view.TouchOrder(lane);
+  view.TouchOrders(lane);
   const auto prepare = [&] {
     while_loading();
     state.Clear(kRows, lane);

@@ -45,7 +45,7 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   using Layout = WarpMemoryLayout<kHeadDim, kTiles>;
   const uint32_t warps = std::min<uint32_t>(
       kWarpsMax, available / Layout(kRingSlotsMin * batch.record_bytes_max).bytes());
-  p.ring_bytes = std::min((available / warps - Layout(0).bytes()) / 128 * 128,
+  p.ring_bytes = std::min((available / warps - Layout(0).bytes()) / 16 * 16,
                           kRingSlotsMax * batch.record_bytes_max);
   const uint32_t warp_bytes = Layout(p.ring_bytes).bytes();
   const uint32_t shared_bytes = row_bytes + warps * warp_bytes;

@@ -30,9 +30,10 @@ struct RowView {
   __device__ const uint8_t* v_order() const {
     return cell->heads != nullptr ? cell->heads[kv_head].v_order : nullptr;
   }
-  // Asks for v_order early: one load of the warp.
-  __device__ void TouchOrder(int lane) const {
-    if (const uint8_t* const order = v_order()) ptx::Touch(order + 8 * lane);
+  // Asks for the orders of K and V early: one load of the warp.
+  __device__ void TouchOrders(int lane) const {
+    if (cell->heads != nullptr)
+      ptx::Touch(cell->heads[kv_head].k_order + 2 * kHeadDimMax / 32 * lane);
   }
   // Of row `row` of the tile's query and output among [query token][query_head].
   __device__ size_t Index(int row) const {

@@ -14,18 +14,16 @@ namespace kvdepot {
 // Records on their way or in use: a step's and the next at least.
 inline constexpr int kRingSlotsMin = kStepBlocks + 1;
 inline constexpr int kRingSlotsMax = 6;
-// One a slot, the K table's, the V table's and the order's.
-inline constexpr int kWarpBarriers = kRingSlotsMax + 3;
+// One a slot, the K table's and the V table's.
+inline constexpr int kWarpBarriers = kRingSlotsMax + 2;
 inline constexpr int kKeyTableBarrier = kRingSlotsMax;
 inline constexpr int kValueTableBarrier = kRingSlotsMax + 1;
-inline constexpr int kOrderBarrier = kRingSlotsMax + 2;
 
 template <int kHeadDim>
 struct WarpMemory {
   std::byte* ring;
   std::byte* k_table;
   std::byte* v_table;
-  uint8_t* k_order;    // channel of a place
   uint2* operand;      // [group][tile][lane], see planes/attend_products.cuh
   float4* sums;        // likewise
   float* q;            // [rows][kRowStride], by channel
@@ -57,7 +55,6 @@ class WarpMemoryLayout {
     memory.ring = take(ring_bytes_);
     memory.k_table = take(kTableBytes);
     memory.v_table = take(kTableBytes);
-    memory.k_order = reinterpret_cast<uint8_t*>(take(kHeadDim));
     memory.operand = reinterpret_cast<uint2*>(take(kOperandBytes));
     memory.sums = reinterpret_cast<float4*>(take(2 * kOperandBytes));
     memory.q = reinterpret_cast<float*>(take(kStateBytes));
@@ -71,8 +68,8 @@ class WarpMemoryLayout {
   static constexpr uint32_t kStateBytes = kRows * kRowStride<kHeadDim> * 4;
   static constexpr uint32_t kOperandBytes = kTiles * kHeadDim * sizeof(uint2);
   static constexpr uint32_t kFixedBytes =
-      (2 * kTableBytes + kHeadDim + 3 * kOperandBytes + 2 * kStateBytes + 8 * kWarpBarriers + 127) /
-      128 * 128;
+      2 * kTableBytes + 3 * kOperandBytes + 2 * kStateBytes + 8 * kWarpBarriers;
+  static_assert(kFixedBytes % 16 == 0, "copies begin at 16 bytes");
   static_assert(kHeadDim + 4 * kExactChunkTokens * kRows <= 2 * kOperandBytes,
                 "scratch for exact tokens fits");
 

@@ -29,17 +29,19 @@ inline constexpr int kStepTokensOfLane = kStepBlocks * kBlockTokens / 8;
 inline constexpr float kIntegerMagic = 8388608.0f;
 
 // What dispatch needs of a DeviceHead, in registers.
-struct HeadWidths {
+struct HeadFormat {
   uint32_t k_widths;
   uint32_t v_widths;
   uint32_t k_counts;
   uint32_t v_counts;
+  const uint8_t* k_order;  // in device memory
 
-  __device__ explicit HeadWidths(const DeviceHead& head)
+  __device__ explicit HeadFormat(const DeviceHead& head)
       : k_widths(Uniform(head.k_widths)),
         v_widths(Uniform(head.v_widths)),
         k_counts(WidthCounts(k_widths)),
-        v_counts(WidthCounts(v_widths)) {}
+        v_counts(WidthCounts(v_widths)),
+        k_order(head.k_order) {}
 
   __device__ uint32_t KeyPlanesBytes() const {
     // Sum of the nibbles.
@@ -53,7 +55,7 @@ struct HeadWidths {
 template <int kHeadDim, int kTiles>
 class RangeAttention {
  public:
-  __device__ RangeAttention(const HeadWidths& head, const WarpMemory<kHeadDim>& memory,
+  __device__ RangeAttention(const HeadFormat& head, const WarpMemory<kHeadDim>& memory,
                             const RowLimits& limits, float soft_cap,
                             const RowState<kHeadDim>& state, int lane)
       : head_(head),
@@ -75,7 +77,7 @@ class RangeAttention {
   }
 
   __device__ void BeginSegment(const std::byte* k_table) {
-    queries_.Make(k_table, memory_.k_order, head_.k_widths, memory_.q, memory_.operand, lane_);
+    queries_.Make(k_table, head_.k_order, head_.k_widths, memory_.q, memory_.operand, lane_);
   }
 
   // The step's blocks lie at `record` and `second` bytes after it. `masked`: not all rows see all
@@ -278,7 +280,7 @@ class RangeAttention {
     }
   }
 
-  const HeadWidths head_;
+  const HeadFormat head_;
   const WarpMemory<kHeadDim> memory_;
   const uint32_t key_planes_bytes_;
   const float soft_cap_;
@@ -307,7 +309,6 @@ __device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_
                                             const WarpMemory<kHeadDim>& memory,
                                             Ring<kHeadDim>& ring, const RowState<kHeadDim>& state,
                                             int lane, const Prepare& prepare) {
-  ring.LoadKeyOrder(cell.heads[kv_head]);
   BlockWalk<kHeadDim> walk(cell, kv_head, header_bytes, unit_begin, unit_end, lane);
   BlockWalk<kHeadDim> ahead = walk;
   const auto load_record = [&] {
@@ -321,8 +322,7 @@ __device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_
   ring.LoadValueTable(walk.part);
   for (uint32_t slot = kStepBlocks; slot < ring.slots(); ++slot) load_record();
   const RowLimits limits = prepare();
-  const HeadWidths widths(cell.heads[kv_head]);
-  ring.WaitKeyOrder();
+  const HeadFormat widths(cell.heads[kv_head]);
 
   RangeAttention<kHeadDim, kTiles> attention(widths, memory, limits, soft_cap, state, lane);
   while (walk.blocks_left > 0) {

@@ -1,5 +1,4 @@
-// A warp's copies from device memory: records through a ring, tables and order to places of their
-// own.
+// A warp's copies from device memory: records through a ring, tables to places of their own.
 #ifndef KVDEPOT_GPU_PLANES_ATTEND_RING_CUH_
 #define KVDEPOT_GPU_PLANES_ATTEND_RING_CUH_
 
@@ -8,7 +7,6 @@
 
 #include "gpu/attend_warp_memory.cuh"
 #include "gpu/cuda_ptx.cuh"
-#include "gpu/device_head.h"
 #include "gpu/planes/format.h"
 
 namespace kvdepot::planes {
@@ -41,10 +39,6 @@ class Ring {
     take_ = take_ + 1 == slots_ ? 0 : take_ + 1;
     return record;
   }
-  __device__ void LoadKeyOrder(const DeviceHead& head) {
-    Load(memory_.k_order, head.k_order, kHeadDim, kOrderBarrier);
-  }
-  __device__ void WaitKeyOrder() { Wait(kOrderBarrier); }
   __device__ void LoadKeyTable(const std::byte* part) {
     Load(memory_.k_table, part, TableBytes(kHeadDim), kKeyTableBarrier);
   }
