@@ -96,8 +96,10 @@ class Backend {
   virtual uint64_t memory_bytes() const = 0;
   // How many bytes extents may take; without limit until it is called first. Any thread.
   virtual void SetBudget(uint64_t /*budget_bytes*/) {}
-  // Of the slabs that extents are cut from; zeros where there are none. Any thread.
-  virtual SlabUsage slab_usage() const { return {}; }
+  // Of the slabs that extents are cut from. Any thread.
+  virtual SlabUsage slab_usage() const = 0;
+  // Extent::place names the slab. Errors as SlabPool::Export. Any thread.
+  virtual absl::StatusOr<ExportedSlab> ExportSlab(uint64_t serial) = 0;
 
   // RESOURCE_EXHAUSTED, naming device_memory if the device has no such memory left, or budget_bytes
   // if no slab of this tenant and use has room and the budget none for another. The engine's own
@@ -156,7 +158,8 @@ size_t SegmentBytes(const LayerShape& shape, DType dtype, Codec codec,
 absl::Status ValidateLayerCalibration(const LayerShape& shape, const LayerCalibration& calibration);
 
 // A backend on the CPU. `threads` >= 1: how many threads one Attend may use, the caller's included.
-std::unique_ptr<Backend> MakeCpuBackend(int threads);
+// `slab_bytes`: as SlabPool's.
+std::unique_ptr<Backend> MakeCpuBackend(int threads, uint64_t slab_bytes = kSlabBytesDefault);
 
 }  // namespace kvdepot
 

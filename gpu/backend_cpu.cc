@@ -1,6 +1,6 @@
 // The CPU backend: device memory is host memory, kernels are the *_cpu functions.
 #include <atomic>
-#include <cstdlib>
+#include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <memory>
@@ -8,7 +8,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/str_cat.h"
 #include "gpu/attend_cpu.h"
 #include "gpu/backend.h"
 #include "gpu/check.h"
@@ -20,18 +19,12 @@
 #include "gpu/planes/own_calibration.h"
 #include "gpu/raw/tokens_cpu.h"
 #include "gpu/segment_view.h"
+#include "gpu/shared_memory.h"
+#include "gpu/slab_pool.h"
 #include "gpu/worker_pool.h"
 
 namespace kvdepot {
 namespace {
-
-constexpr size_t kExtentAlignment = 128;
-
-class HostExtent : public Extent {
- public:
-  HostExtent(std::byte* data, size_t size_bytes) : Extent(data, size_bytes) {}
-  ~HostExtent() override { std::free(data()); }
-};
 
 std::string ProcessorName() {
   std::ifstream cpuinfo("/proc/cpuinfo");
@@ -43,24 +36,24 @@ std::string ProcessorName() {
 
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(int threads) : pool_(threads), attention_(&pool_) {}
+  // The pool has no budget: a page of a slab takes memory from its first use on, and what extents
+  // take in all is bounded by the engine's ledger.
+  CpuBackend(int threads, uint64_t slab_bytes)
+      : slabs_(MakeSharedMemory, slab_bytes, UINT64_MAX), pool_(threads), attention_(&pool_) {}
 
   std::string name() const override { return "cpu"; }
   std::string device() const override { return ProcessorName(); }
 
   uint64_t memory_bytes() const override { return HostMemoryBytes(); }
 
-  absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& /*tenant*/, ExtentUse /*use*/,
+  SlabUsage slab_usage() const override { return slabs_.usage(); }
+  absl::StatusOr<ExportedSlab> ExportSlab(uint64_t serial) override {
+    return slabs_.Export(serial);
+  }
+
+  absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
                                                    size_t size_bytes) override {
-    const size_t rounded =
-        (size_bytes + kExtentAlignment - 1) / kExtentAlignment * kExtentAlignment;
-    void* memory = std::aligned_alloc(kExtentAlignment, rounded);
-    if (memory == nullptr) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("device_memory: the host has no ", size_bytes, " bytes left"));
-    }
-    return std::unique_ptr<Extent>(
-        std::make_unique<HostExtent>(static_cast<std::byte*>(memory), size_bytes));
+    return slabs_.Allocate(tenant, use, size_bytes);
   }
 
   absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
@@ -159,14 +152,15 @@ class CpuBackend : public Backend {
     return in_range.load();
   }
 
+  SlabPool slabs_;
   WorkerPool pool_;
   CpuAttention attention_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> MakeCpuBackend(int threads) {
-  return std::make_unique<CpuBackend>(threads);
+std::unique_ptr<Backend> MakeCpuBackend(int threads, uint64_t slab_bytes) {
+  return std::make_unique<CpuBackend>(threads, slab_bytes);
 }
 
 }  // namespace kvdepot

@@ -36,17 +36,17 @@ constexpr size_t kDecodedBytes = size_t{8} << 20;
 constexpr size_t kArgumentsBytes = size_t{4} << 20;
 constexpr size_t kDecodeRunsMax = 16384;
 
-class DeviceSlab final : public Extent {
+class DeviceSlab final : public SlabMemory {
  public:
   explicit DeviceSlab(DeviceBuffer buffer)
-      : Extent(buffer.data(), buffer.size_bytes()), buffer_(std::move(buffer)) {}
+      : SlabMemory(buffer.data(), buffer.size_bytes()), buffer_(std::move(buffer)) {}
 
  private:
   const DeviceBuffer buffer_;
 };
 
 // Zeroed, because a slab may lie where another tenant's was, and a mapping shows the whole of it.
-absl::StatusOr<std::unique_ptr<Extent>> MakeSlab(int device, size_t size_bytes) {
+absl::StatusOr<std::unique_ptr<SlabMemory>> MakeSlab(int device, size_t size_bytes) {
   absl::Status status = CudaStatus(cudaSetDevice(device), "cudaSetDevice");
   if (!status.ok()) return status;
   absl::StatusOr<DeviceBuffer> buffer = DeviceBuffer::Allocate(size_bytes);
@@ -93,7 +93,8 @@ class CudaBackend final : public Backend {
               CudaAttention attention)
       : device_(std::move(device)),
         on_fault_(options.on_fault),
-        slabs_([index = device_.index](size_t size_bytes) { return MakeSlab(index, size_bytes); },
+        slabs_([index = device_.index](size_t size_bytes,
+                                       ExtentUse) { return MakeSlab(index, size_bytes); },
                options.slab_bytes, UINT64_MAX),
         workspace_(std::move(workspace)),
         attention_(std::move(attention)) {}
@@ -115,6 +116,9 @@ class CudaBackend final : public Backend {
   }
   void SetBudget(uint64_t budget_bytes) override { slabs_.SetBudget(budget_bytes); }
   SlabUsage slab_usage() const override { return slabs_.usage(); }
+  absl::StatusOr<ExportedSlab> ExportSlab(uint64_t serial) override {
+    return slabs_.Export(serial);
+  }
 
   absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
                                                    size_t size_bytes) override {

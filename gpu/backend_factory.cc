@@ -27,10 +27,11 @@ bool HasGpuNode() {
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
   if (options.device == "cpu" || (options.device == "auto" && !HasGpuNode())) {
-    return MakeCpuBackend(options.threads);
+    return MakeCpuBackend(options.threads, options.slab_bytes);
   }
   CudaBackendOptions cuda = options.cuda;
   cuda.device = options.device;
+  cuda.slab_bytes = options.slab_bytes;
   return MakeCudaBackend(cuda);
 }
 

@@ -2,6 +2,7 @@
 #ifndef KVDEPOT_GPU_BACKEND_FACTORY_H_
 #define KVDEPOT_GPU_BACKEND_FACTORY_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -9,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "gpu/backend.h"
 #include "gpu/backend_cuda.h"
+#include "gpu/slab_pool.h"
 
 namespace kvdepot {
 
@@ -18,7 +20,9 @@ struct BackendOptions {
   std::string device = "auto";
   // Of the CPU backend, at least 1.
   int threads = 1;
-  // `device` in it is replaced.
+  // What memory of sessions is cut from (slab_pool.h).
+  uint64_t slab_bytes = kSlabBytesDefault;
+  // `device` and `slab_bytes` in it are replaced.
   CudaBackendOptions cuda;
 };
 

@@ -22,7 +22,8 @@ constexpr uint64_t RoundUp(uint64_t value, uint64_t multiple) {
 struct SlabPool::Slab {
   uint64_t serial = 0;
   Group* group = nullptr;
-  std::unique_ptr<Extent> memory;
+  std::unique_ptr<SlabMemory> memory;
+  int holds = 0;
   // Offset -> size; no two of them touch.
   std::map<size_t, size_t> free;
 
@@ -34,23 +35,37 @@ struct SlabPool::Slab {
     group->erase({range->second, serial, range->first});
     free.erase(range);
   }
-  bool is_empty() const { return free.size() == 1 && free.begin()->second == memory->size_bytes(); }
+  bool is_empty() const {
+    return holds == 0 && free.size() == 1 && free.begin()->second == memory->size_bytes();
+  }
 };
 
 class SlabPool::SlabExtent final : public Extent {
  public:
   SlabExtent(SlabPool* pool, Slab* slab, size_t offset, size_t size_bytes)
-      : Extent(slab->memory->data() + offset, size_bytes),
+      : Extent(slab->memory->data() + offset, size_bytes, {slab->serial, offset}),
         pool_(pool),
-        slab_(slab),
-        offset_(offset) {}
-  ~SlabExtent() override { pool_->Free(slab_, offset_, size_bytes()); }
+        slab_(slab) {}
+  ~SlabExtent() override { pool_->Free(slab_, place().offset, size_bytes()); }
 
  private:
   SlabPool* const pool_;
   Slab* const slab_;
-  const size_t offset_;
 };
+
+class SlabPool::Hold final : public SlabHold {
+ public:
+  Hold(SlabPool* pool, Slab* slab) : pool_(pool), slab_(slab) {}
+  ~Hold() override { pool_->EndHold(slab_); }
+
+ private:
+  SlabPool* const pool_;
+  Slab* const slab_;
+};
+
+absl::StatusOr<IpcRegion> SlabMemory::Export() const {
+  return absl::UnimplementedError("mapping: this backend's memory cannot be mapped elsewhere");
+}
 
 SlabPool::SlabPool(SlabSource source, uint64_t slab_bytes, uint64_t budget_bytes)
     : source_(std::move(source)), slab_bytes_(slab_bytes), budget_bytes_(budget_bytes) {
@@ -71,7 +86,7 @@ absl::StatusOr<std::unique_ptr<Extent>> SlabPool::Allocate(const std::string& te
         RoundUp(std::max<uint64_t>(SlabBytes(), rounded), kSlabGranularityBytes);
     // Gone before the new one is asked for: the device may have room for one of them only.
     if (spare_ != nullptr && usage_.slab_bytes + needed > budget_bytes_) TakeSlab(spare_).reset();
-    const absl::StatusOr<Slab*> slab = MakeSlab(&group, needed);
+    const absl::StatusOr<Slab*> slab = MakeSlab(&group, use, needed);
     if (!slab.ok()) return slab.status();
     fit = group.lower_bound({rounded, 0, 0});
   }
@@ -89,7 +104,7 @@ uint64_t SlabPool::SlabBytes() const {
   return std::max(kSlabGranularityBytes, std::min(slab_bytes_, part));
 }
 
-absl::StatusOr<SlabPool::Slab*> SlabPool::MakeSlab(Group* group, size_t size_bytes) {
+absl::StatusOr<SlabPool::Slab*> SlabPool::MakeSlab(Group* group, ExtentUse use, size_t size_bytes) {
   if (size_bytes > budget_bytes_ || usage_.slab_bytes > budget_bytes_ - size_bytes) {
     return absl::ResourceExhaustedError(
         absl::StrCat("budget_bytes: ", usage_.slab_bytes, " in slabs of ", budget_bytes_,
@@ -98,7 +113,7 @@ absl::StatusOr<SlabPool::Slab*> SlabPool::MakeSlab(Group* group, size_t size_byt
                      "have ",
                      usage_.unused_bytes, " unused"));
   }
-  absl::StatusOr<std::unique_ptr<Extent>> memory = source_(size_bytes);
+  absl::StatusOr<std::unique_ptr<SlabMemory>> memory = source_(size_bytes, use);
   if (!memory.ok()) return memory.status();
   auto slab = std::make_unique<Slab>();
   slab->serial = next_serial_++;
@@ -143,12 +158,34 @@ void SlabPool::Free(Slab* slab, size_t offset, size_t size_bytes) {
     slab->Erase(next);
   }
   slab->Insert(begin, end - begin);
-  if (!slab->is_empty()) return;
-  if (spare_ == nullptr && usage_.slab_bytes <= budget_bytes_) {
-    spare_ = slab;
-  } else {
-    released = TakeSlab(slab);
+  if (slab->is_empty()) released = Retire(slab);
+}
+
+std::unique_ptr<SlabPool::Slab> SlabPool::Retire(Slab* slab) {
+  if (spare_ != nullptr || usage_.slab_bytes > budget_bytes_) return TakeSlab(slab);
+  spare_ = slab;
+  return nullptr;
+}
+
+absl::StatusOr<ExportedSlab> SlabPool::Export(uint64_t serial) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = slabs_.find(serial);
+  if (found == slabs_.end()) {
+    return absl::NotFoundError(absl::StrCat("slab: ", serial, ", is not there any more"));
   }
+  Slab* const slab = found->second.get();
+  absl::StatusOr<IpcRegion> region = slab->memory->Export();
+  if (!region.ok()) return region.status();
+  ++slab->holds;
+  if (slab == spare_) spare_ = nullptr;
+  return ExportedSlab{*std::move(region), std::make_unique<Hold>(this, slab)};
+}
+
+void SlabPool::EndHold(Slab* slab) {
+  std::unique_ptr<Slab> released;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  --slab->holds;
+  if (slab->is_empty()) released = Retire(slab);
 }
 
 void SlabPool::SetBudget(uint64_t budget_bytes) {

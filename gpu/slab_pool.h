@@ -6,8 +6,13 @@
 //            neighbours join
 //
 // Bookkeeping only: where slabs come from is the source's matter, and no byte is touched. A slab
-// whose last extent goes is given back to the source, but for one in the pool, so that a session
-// that comes and goes does not make one each time; that one goes as soon as the budget is short.
+// whose last extent and last hold go is given back to the source, but for one in the pool, so that
+// a session that comes and goes does not make one each time; that one goes as soon as the budget is
+// short.
+//
+// A slab that another process maps is *held* for it: while held it stays in the pool, empty or not,
+// and serves its own group alone. So memory that a process may still see never becomes another
+// tenant's, and counts against the budget for as long.
 //
 // Thread-safe. The source is called, and slabs are destroyed, from the thread that allocates or
 // frees.
@@ -27,6 +32,7 @@
 
 #include "absl/status/statusor.h"
 #include "gpu/extent.h"
+#include "gpu/ipc_region.h"
 
 namespace kvdepot {
 
@@ -35,8 +41,19 @@ inline constexpr uint64_t kSlabGranularityBytes = uint64_t{2} << 20;
 // A session of 8 heads of 128 in bf16 fills it with 128 Ki tokens of one layer.
 inline constexpr uint64_t kSlabBytesDefault = uint64_t{64} << 20;
 
-// Makes a slab of that many bytes. Whatever an earlier owner left in it is gone.
-using SlabSource = std::function<absl::StatusOr<std::unique_ptr<Extent>>(size_t size_bytes)>;
+// The memory of one slab.
+class SlabMemory : public Extent {
+ public:
+  // How another process maps it. UNIMPLEMENTED where it cannot be mapped elsewhere.
+  virtual absl::StatusOr<IpcRegion> Export() const;
+
+ protected:
+  using Extent::Extent;
+};
+
+// Makes a slab of that many bytes for that use. Whatever an earlier owner left in it is gone.
+using SlabSource =
+    std::function<absl::StatusOr<std::unique_ptr<SlabMemory>>(size_t size_bytes, ExtentUse use)>;
 
 struct SlabUsage {
   uint64_t slab_bytes = 0;
@@ -44,12 +61,24 @@ struct SlabUsage {
   uint64_t unused_bytes = 0;
 };
 
+// Keeps one slab in its pool for a process that maps it. Ends before the pool does.
+class SlabHold {
+ public:
+  virtual ~SlabHold() = default;
+};
+
+// A slab on its way to another process.
+struct ExportedSlab {
+  IpcRegion region;
+  std::unique_ptr<SlabHold> hold;
+};
+
 class SlabPool {
  public:
   // `slab_bytes` is a positive multiple of kSlabGranularityBytes. Where it is more than an eighth
   // of the budget, slabs have that much, rounded down, so that a few tenants find room.
   SlabPool(SlabSource source, uint64_t slab_bytes, uint64_t budget_bytes);
-  // Every extent is gone by then.
+  // Every extent and every hold is gone by then.
   ~SlabPool();
   SlabPool(const SlabPool&) = delete;
   SlabPool& operator=(const SlabPool&) = delete;
@@ -59,6 +88,9 @@ class SlabPool {
   absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
                                                    size_t size_bytes);
 
+  // NOT_FOUND if there is no slab of that number any more, or errors of SlabMemory::Export.
+  absl::StatusOr<ExportedSlab> Export(uint64_t serial);
+
   // Slabs in use beyond a smaller budget stay until they are empty; no new one is made meanwhile.
   void SetBudget(uint64_t budget_bytes);
 
@@ -66,6 +98,7 @@ class SlabPool {
 
  private:
   class SlabExtent;
+  class Hold;
   struct Slab;
   // (size, slab's serial number, offset): the smallest that fits comes first, of those the oldest
   // slab's, so that young slabs become empty.
@@ -76,10 +109,13 @@ class SlabPool {
 
   // All require mutex_.
   uint64_t SlabBytes() const;
-  absl::StatusOr<Slab*> MakeSlab(Group* group, size_t size_bytes);
+  absl::StatusOr<Slab*> MakeSlab(Group* group, ExtentUse use, size_t size_bytes);
+  // Keeps an empty slab as the spare one, or returns it to be destroyed.
+  std::unique_ptr<Slab> Retire(Slab* slab);
   std::unique_ptr<Slab> TakeSlab(Slab* slab);
 
   void Free(Slab* slab, size_t offset, size_t size_bytes);
+  void EndHold(Slab* slab);
 
   const SlabSource source_;
   const uint64_t slab_bytes_;
@@ -89,8 +125,8 @@ class SlabPool {
   // token file bounds the tenants.
   std::map<GroupKey, Group> groups_;
   Slabs slabs_;
-  Slab* spare_ = nullptr;  // the one slab without an extent
-  uint64_t next_serial_ = 0;
+  Slab* spare_ = nullptr;  // the one slab without an extent or a hold
+  uint64_t next_serial_ = 1;
   uint64_t budget_bytes_;
   SlabUsage usage_;
 };

@@ -65,7 +65,7 @@ void Metrics::AddMemory() {
                      .Add({});
   slab_bytes_ = &BuildGauge()
                      .Name("kvdepot_memory_slab_bytes")
-                     .Help("Device memory taken in slabs for sessions; 0 where there are no slabs.")
+                     .Help("Device memory taken in slabs for sessions. On the CPU their unused pages take none.")
                      .Register(registry_)
                      .Add({});
   slab_unused_bytes_ = &BuildGauge()

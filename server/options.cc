@@ -39,8 +39,8 @@ ABSL_FLAG(std::string, device, Options().device,
           "auto, cpu, cuda:N or a GPU's UUID. auto: the first GPU, or the CPU where there is no "
           "NVIDIA device node");
 ABSL_FLAG(uint64_t, slab_bytes, Options().slab_bytes,
-          "bytes in which a GPU's memory is taken, a multiple of 2 MiB, at most an eighth of the "
-          "budget");
+          "bytes in which memory of sessions is taken, a multiple of 2 MiB; on a GPU at most an "
+          "eighth of the budget");
 ABSL_FLAG(int, threads, Options().threads,
           "threads of one Attend on the CPU. 0: as many as the machine has");
 ABSL_FLAG(

@@ -45,8 +45,9 @@ struct Options {
   // "auto": the first GPU, or the CPU where there is no NVIDIA device node. "cpu", "cuda:N", or a
   // GPU's UUID.
   std::string device = "auto";
-  // On a GPU: what its memory is taken in and cut from, a multiple of 2 MiB, at most an eighth of
-  // the budget. A tenant takes two at least, for sealed tokens and for tails.
+  // What memory of sessions is taken in and cut from, a multiple of 2 MiB; on a GPU at most an
+  // eighth of the budget. A tenant takes two at least, for sealed tokens and for tails. On the CPU
+  // an unused page of one takes no memory.
   uint64_t slab_bytes = kSlabBytesDefault;
   // Threads of one Attend on the CPU. 0: as many as the machine has.
   int threads = 0;

@@ -21,6 +21,9 @@ class ForwardingBackend : public Backend {
   uint64_t memory_bytes() const override { return to_->memory_bytes(); }
   void SetBudget(uint64_t budget_bytes) override { to_->SetBudget(budget_bytes); }
   SlabUsage slab_usage() const override { return to_->slab_usage(); }
+  absl::StatusOr<ExportedSlab> ExportSlab(uint64_t serial) override {
+    return to_->ExportSlab(serial);
+  }
 
   absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
                                                    size_t size_bytes) override {

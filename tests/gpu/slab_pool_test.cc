@@ -16,7 +16,7 @@ constexpr uint64_t kSlab = kSlabGranularityBytes;
 class FakeDevice {
  public:
   SlabSource source() {
-    return [this](size_t size_bytes) -> absl::StatusOr<std::unique_ptr<Extent>> {
+    return [this](size_t size_bytes, ExtentUse) -> absl::StatusOr<std::unique_ptr<SlabMemory>> {
       if (slabs_.size() == slabs_max) return absl::ResourceExhaustedError("device_memory: full");
       slabs_.push_back(next_);
       auto slab = std::make_unique<FakeSlab>(this, next_, size_bytes);
@@ -29,12 +29,17 @@ class FakeDevice {
   size_t slabs_max = 1000;
 
  private:
-  class FakeSlab final : public Extent {
+  class FakeSlab final : public SlabMemory {
    public:
     FakeSlab(FakeDevice* device, uintptr_t address, size_t size_bytes)
-        : Extent(reinterpret_cast<std::byte*>(address), size_bytes),
+        : SlabMemory(reinterpret_cast<std::byte*>(address), size_bytes),
           device_(device),
           address_(address) {}
+    absl::StatusOr<IpcRegion> Export() const override {
+      IpcRegion region;
+      region.size_bytes = size_bytes();
+      return region;
+    }
     ~FakeSlab() override {
       auto& slabs = device_->slabs_;
       slabs.erase(std::find(slabs.begin(), slabs.end(), address_));
@@ -224,6 +229,56 @@ TEST(SlabPoolTest, ExtentsNeverOverlap) {
   EXPECT_GT(refused, 0);
   extents.clear();
   EXPECT_LE(device.slab_count(), 1u);
+}
+
+TEST(SlabPoolTest, ExtentsSayWhereTheyLie) {
+  FakeDevice device;
+  SlabPool pool(device.source(), kSlab, 10 * kSlab);
+  const auto first = Take(pool, 1000);
+  const auto second = Take(pool, 1);
+  const auto sealed = Take(pool, 1, "a", ExtentUse::kSealed);
+  EXPECT_NE(first->place().serial, 0u);
+  EXPECT_EQ(first->place().offset, 0u);
+  EXPECT_EQ(second->place().serial, first->place().serial);
+  EXPECT_EQ(second->place().offset, 1024u);
+  EXPECT_NE(sealed->place().serial, first->place().serial);
+}
+
+TEST(SlabPoolTest, AHeldSlabStaysThoughItIsEmptyAndServesItsOwnTenant) {
+  FakeDevice device;
+  SlabPool pool(device.source(), kSlab, 2 * kSlab);
+  auto extent = Take(pool, 1000);
+  const SlabPlace place = extent->place();
+  absl::StatusOr<ExportedSlab> exported = pool.Export(place.serial);
+  ASSERT_TRUE(exported.ok()) << exported.status();
+  EXPECT_EQ(exported->region.size_bytes, kSlab);
+  extent = nullptr;
+  pool.SetBudget(kSlab);
+  EXPECT_EQ(device.slab_count(), 1u);
+  // Another tenant does not get it, and its memory still counts.
+  EXPECT_EQ(pool.Allocate("b", ExtentUse::kTail, 1).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(pool.Allocate("a", ExtentUse::kSealed, 1).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(Take(pool, 1000)->place().serial, place.serial);
+  exported->hold = nullptr;
+  EXPECT_TRUE(pool.Allocate("b", ExtentUse::kTail, 1).ok());
+  EXPECT_EQ(pool.Export(place.serial).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(SlabPoolTest, ASlabGoesWithTheLastOfItsHolds) {
+  FakeDevice device;
+  SlabPool pool(device.source(), kSlab, kSlab);
+  auto extent = Take(pool, 1000);
+  absl::StatusOr<ExportedSlab> first = pool.Export(extent->place().serial);
+  absl::StatusOr<ExportedSlab> second = pool.Export(extent->place().serial);
+  ASSERT_TRUE(first.ok() && second.ok());
+  extent = nullptr;
+  first->hold = nullptr;
+  pool.SetBudget(0);
+  EXPECT_EQ(device.slab_count(), 1u);
+  second->hold = nullptr;
+  EXPECT_EQ(device.slab_count(), 0u);
 }
 
 }  // namespace
