@@ -1,6 +1,7 @@
 #include "server/engine.h"
 
 #include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,8 @@
 #include "server/engine_attend.h"
 #include "server/engine_decode.h"
 #include "server/engine_fetch.h"
+#include "server/engine_lease.h"
+#include "server/engine_map.h"
 #include "server/engine_seal.h"
 #include "server/engine_state.h"
 #include "server/engine_truncate.h"
@@ -68,6 +71,40 @@ class EngineImpl final : public Engine {
     StartFetch(&state_, caller, session_id, layer, position, token_count, dtype, std::move(done));
   }
 
+  absl::StatusOr<std::string> OpenLease(const Caller& caller,
+                                        std::shared_ptr<LeaseStream> stream) override {
+    return kvdepot::OpenLease(&state_, caller, std::move(stream));
+  }
+  absl::Status AttachLease(const std::string& lease_id, std::shared_ptr<LeasePeer> peer) override {
+    return kvdepot::AttachLease(&state_, lease_id, std::move(peer));
+  }
+  void KeepLease(const std::string& lease_id) override { kvdepot::KeepLease(&state_, lease_id); }
+  absl::Status RetireDirectories(const std::string& lease_id, const std::string& session_id,
+                                 uint64_t version) override {
+    return kvdepot::RetireDirectories(&state_, lease_id, session_id, version);
+  }
+  absl::Status ForgetSlabs(const std::string& lease_id,
+                           const std::vector<uint64_t>& serials) override {
+    return kvdepot::ForgetSlabs(&state_, lease_id, serials);
+  }
+  void EndLease(const std::string& lease_id, const absl::Status& reason) override {
+    kvdepot::EndLease(&state_, lease_id, reason);
+  }
+  void ReleaseLease(const std::string& lease_id) override {
+    kvdepot::ReleaseLease(&state_, lease_id);
+  }
+  void ExpireLeases() override { kvdepot::ExpireLeases(&state_); }
+  void MapSession(const Caller& caller, MapRequest request, Done<MapReply> done) override {
+    StartMap(&state_, caller, std::move(request), std::move(done));
+  }
+  void Commit(const Caller& caller, CommitRequest request, Done<MapReply> done) override {
+    StartCommit(&state_, caller, std::move(request), std::move(done));
+  }
+  absl::Status UnmapSession(const Caller& caller, const std::string& lease_id,
+                            const std::string& session_id) override {
+    return kvdepot::UnmapSession(&state_, caller, lease_id, session_id);
+  }
+
   void SetBudget(uint64_t budget_bytes) override {
     state_.budget.SetBudget(budget_bytes);
     state_.backend->SetBudget(budget_bytes);
@@ -80,6 +117,12 @@ class EngineImpl final : public Engine {
   absl::Status health() const override { return state_.backend->health(); }
   uint64_t device_memory_bytes() const override { return state_.backend->memory_bytes(); }
   SlabUsage slab_usage() const override { return state_.backend->slab_usage(); }
+
+  MappingUsage mapping_usage() const override {
+    MutexLock lock(state_.mu);
+    return state_.leases.usage();
+  }
+  uint64_t reclaimed_bytes() const override { return state_.reclaimed_bytes.load(); }
 
   uint64_t used_bytes() const override { return state_.budget.used_bytes(); }
   uint64_t tenant_used_bytes(const std::string& tenant) const override {
@@ -179,12 +222,15 @@ absl::Status EngineImpl::DeleteSession(const Caller& caller, const std::string& 
   const InFlight in_flight(&state_);
   // Outlives the lock: what is freed with it takes time.
   SessionRef session;
-  MutexLock lock(state_.mu);
-  absl::StatusOr<SessionRef> found = state_.Find(caller.tenant, session_id);
-  if (!found.ok()) return found.status();
-  session = *std::move(found);
-  session->set_deleted();
-  state_.sessions.Erase(*session);
+  {
+    MutexLock lock(state_.mu);
+    absl::StatusOr<SessionRef> found = state_.Find(caller.tenant, session_id);
+    if (!found.ok()) return found.status();
+    session = *std::move(found);
+    session->set_deleted();
+    state_.sessions.Erase(*session);
+  }
+  AskToUnmap(&state_, {session});
   return absl::OkStatus();
 }
 
@@ -258,6 +304,37 @@ void EngineImpl::CheckInvariants() {
   state_.sessions.CheckInvariants();
   std::map<std::string, uint64_t> stored;
   uint64_t total = 0;
+  // What sessions list, and then, once each, what only directories and mapped writers hold.
+  std::set<const StoredExtent*> listed;
+  const auto add_held = [&](const std::string& tenant, const std::vector<ExtentRef>& extents) {
+    for (const ExtentRef& extent : extents) {
+      if (!listed.insert(extent.get()).second) continue;
+      stored[tenant] += extent->charge.bytes();
+      total += extent->charge.bytes();
+    }
+  };
+  for (const SessionRef& session : state_.sessions.All()) {
+    for (const Layer& layer : session->layers()) {
+      for (const ExtentRef& extent : layer.View(layer.first_held(), layer.token_count()).extents) {
+        listed.insert(extent.get());
+      }
+    }
+  }
+  for (const SessionRef& session : state_.sessions.All()) {
+    if (session->writer().has_value()) {
+      for (const auto& room : session->writer()->room) add_held(session->tenant(), room);
+    }
+  }
+  for (const auto& [id, lease] : state_.leases.all()) {
+    for (const auto& [session_id, shown] : lease->shown) {
+      for (const auto& [version, directory] : shown.versions) {
+        for (const Directory::Layer& layer : directory->layers) {
+          add_held(lease->tenant, layer.extents);
+          add_held(lease->tenant, layer.room);
+        }
+      }
+    }
+  }
   for (const SessionRef& session : state_.sessions.All()) {
     KVDEPOT_CHECK(!session->deleted());
     KVDEPOT_CHECK(session->generation() >= 1);
@@ -271,7 +348,13 @@ void EngineImpl::CheckInvariants() {
   }
   // Calls in flight hold memory besides: what they prepare, and what they read after its session
   // dropped it.
-  const bool exact = state_.in_flight == 0;
+  bool exact = state_.in_flight == 0;
+  // So do directories of deleted sessions: their own calibrations.
+  for (const auto& [id, lease] : state_.leases.all()) {
+    for (const auto& [session_id, shown] : lease->shown) {
+      if (shown.session.expired()) exact = false;
+    }
+  }
   for (const auto& [tenant, bytes] : stored) {
     const uint64_t used = state_.budget.tenant_used_bytes(tenant);
     KVDEPOT_CHECK(exact ? used == bytes : used >= bytes);

@@ -30,6 +30,9 @@
 #include "server/clock.h"
 #include "server/engine_observer.h"
 #include "server/engine_options.h"
+#include "server/lease_table.h"
+#include "server/map_reply.h"
+#include "server/mapping_types.h"
 #include "server/session_types.h"
 
 namespace kvdepot {
@@ -110,6 +113,38 @@ class Engine {
                      uint64_t position, uint64_t token_count, DType dtype,
                      Done<FetchedTokens> done) = 0;
 
+  // Leases (lease_table.h). `stream` is told what becomes of the lease; its last call, OnEnded,
+  // always comes. RESOURCE_EXHAUSTED naming leases_per_tenant_max.
+  virtual absl::StatusOr<std::string> OpenLease(const Caller& caller,
+                                                std::shared_ptr<LeaseStream> stream) = 0;
+  // The lease's process is there, and `peer` reaches it. NOT_FOUND, or FAILED_PRECONDITION if it
+  // has ended or has a peer.
+  virtual absl::Status AttachLease(const std::string& lease_id,
+                                   std::shared_ptr<LeasePeer> peer) = 0;
+  // A sign of life.
+  virtual void KeepLease(const std::string& lease_id) = 0;
+  // Its process uses no directory of the session below `version` any more. OUT_OF_RANGE: none of
+  // that version was shown.
+  virtual absl::Status RetireDirectories(const std::string& lease_id, const std::string& session_id,
+                                         uint64_t version) = 0;
+  // Its process has unmapped them. NOT_FOUND: it had not mapped one of them.
+  virtual absl::Status ForgetSlabs(const std::string& lease_id,
+                                   const std::vector<uint64_t>& serials) = 0;
+  // The right ends; what the process was shown stays held. Nothing if it has ended.
+  virtual void EndLease(const std::string& lease_id, const absl::Status& reason) = 0;
+  // The process has let go of all, or is gone: nothing is held for it any more.
+  virtual void ReleaseLease(const std::string& lease_id) = 0;
+  // Ends leases without a message for lease_timeout, and goes on with sessions that their writers
+  // left; the daemon calls it once a second.
+  virtual void ExpireLeases() = 0;
+
+  // Shows a session's newest directory to a lease, which may become its writer; sends the slabs
+  // that the lease has not mapped to its peer.
+  virtual void MapSession(const Caller& caller, MapRequest request, Done<MapReply> done) = 0;
+  virtual void Commit(const Caller& caller, CommitRequest request, Done<MapReply> done) = 0;
+  virtual absl::Status UnmapSession(const Caller& caller, const std::string& lease_id,
+                                    const std::string& session_id) = 0;
+
   // From now on new work is UNAVAILABLE; returns when what was queued is done or the deadline has
   // passed.
   virtual void Drain(absl::Time deadline) = 0;
@@ -132,6 +167,10 @@ class Engine {
   virtual size_t session_count() const = 0;
   // Takes the lock once a session: not one moment's picture.
   virtual EngineTotals totals() = 0;
+
+  virtual MappingUsage mapping_usage() const = 0;
+  // Bytes freed, in all, because a process had let go of what it was shown.
+  virtual uint64_t reclaimed_bytes() const = 0;
 
   // OK, or INTERNAL with what ended the device's use: then nothing is answered any more.
   virtual absl::Status health() const = 0;

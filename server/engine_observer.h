@@ -13,10 +13,10 @@
 namespace kvdepot {
 
 // Calls that go through the queue.
-enum class Operation { kAppend, kAttend, kDecode, kFetch, kTruncate, kSeal };
-inline constexpr Operation kOperations[] = {Operation::kAppend,   Operation::kAttend,
-                                            Operation::kDecode,   Operation::kFetch,
-                                            Operation::kTruncate, Operation::kSeal};
+enum class Operation { kAppend, kAttend, kDecode, kFetch, kTruncate, kSeal, kMap, kCommit };
+inline constexpr Operation kOperations[] = {
+    Operation::kAppend,   Operation::kAttend, Operation::kDecode, Operation::kFetch,
+    Operation::kTruncate, Operation::kSeal,   Operation::kMap,    Operation::kCommit};
 
 constexpr absl::string_view OperationName(Operation operation) {
   switch (operation) {
@@ -32,6 +32,10 @@ constexpr absl::string_view OperationName(Operation operation) {
       return "truncate";
     case Operation::kSeal:
       return "seal";
+    case Operation::kMap:
+      return "map";
+    case Operation::kCommit:
+      return "commit";
   }
   return "";
 }

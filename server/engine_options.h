@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
+
 namespace kvdepot {
 
 struct EngineOptions {
@@ -55,6 +57,17 @@ struct EngineOptions {
   int decode_seal_tokens = 256;
   int prompt_tokens_min = 256;
   int segment_tokens_max = 1024;
+
+  // Processes of one tenant that may map sessions. Each takes two file descriptors of the daemon.
+  int leases_per_tenant_max = 64;
+  // A lease ends without a message for this long: as long as a writer that hangs keeps others out.
+  absl::Duration lease_timeout = absl::Seconds(10);
+  // Directories of one session that a lease may have without retiring them. Each holds the extents
+  // that it lists, and a reader that goes on needs two.
+  int directory_versions_max = 64;
+  // Room for tokens that a mapped writer gets in every layer: at first, and at most.
+  int room_tokens = 256;
+  int room_tokens_max = 65536;
 
   // Every so many sealed segments one is decoded and compared with its exact tokens. 0: never. At
   // 64 the comparison costs about one part in a hundred of the sealing.

@@ -26,7 +26,7 @@ class SealWork final : public EngineWork<SessionInfo> {
     absl::Status accepting = state()->CheckAccepting();
     if (!accepting.ok()) return accepting;
     absl::StatusOr<MutationRight> right =
-        MutationRight::Take(state(), caller().tenant, session_id_, generation_);
+        MutationRight::Take(state(), caller().tenant, session_id_, generation_, caller().lease_id);
     if (!right.ok()) return right.status();
     right_ = *std::move(right);
     return absl::OkStatus();

@@ -56,6 +56,25 @@ absl::StatusOr<std::vector<ExtentRef>> EngineState::Allocate(
   return extents;
 }
 
+void EngineState::LetGoOf(LetGo let_go) {
+  uint64_t bytes = 0;
+  const auto count = [&bytes](const std::vector<ExtentRef>& extents) {
+    for (const ExtentRef& extent : extents) {
+      if (extent.use_count() == 1) bytes += extent->memory->size_bytes();
+    }
+  };
+  for (DirectoryRef& directory : let_go.directories) {
+    if (directory.use_count() == 1) {
+      for (const Directory::Layer& layer : directory->layers) {
+        count(layer.extents);
+        count(layer.room);
+      }
+    }
+    directory = nullptr;
+  }
+  reclaimed_bytes += bytes;
+}
+
 absl::StatusOr<MemoryCharge> EngineState::ReserveHostMemory(const std::string& tenant,
                                                             uint64_t bytes,
                                                             absl::string_view field) {

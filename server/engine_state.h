@@ -2,6 +2,7 @@
 #ifndef KVDEPOT_SERVER_ENGINE_STATE_H_
 #define KVDEPOT_SERVER_ENGINE_STATE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -18,6 +19,7 @@
 #include "server/clock.h"
 #include "server/engine_observer.h"
 #include "server/engine_options.h"
+#include "server/lease_table.h"
 #include "server/memory_budget.h"
 #include "server/mutex.h"
 #include "server/seal_rule.h"
@@ -51,6 +53,9 @@ struct EngineState {
   // `moments`, charged to `tenant`; null if there are none. Errors as ReserveHostMemory.
   absl::StatusOr<QueryMomentsRef> Charge(const std::string& tenant, std::vector<float> moments);
 
+  // Frees what leases let go of, and counts it. Without the lock.
+  void LetGoOf(LetGo let_go);
+
   const EngineOptions options;
   const SealRule seal_rule;
   CalibrationStore* const calibrations;
@@ -62,10 +67,15 @@ struct EngineState {
   const std::unique_ptr<Backend> backend;
   // `planes` segments so far, of the worker alone.
   uint64_t planes_segments = 0;
+  // Of extents that nobody but the directories that leases let go of still held.
+  std::atomic<uint64_t> reclaimed_bytes{0};
 
   mutable Mutex mu;
   CondVar in_flight_changed;
   SessionTable sessions ABSL_GUARDED_BY(mu);
+  LeaseTable leases ABSL_GUARDED_BY(mu);
+  // Sessions that wait for their TakeOver (take_over.h).
+  std::vector<std::shared_ptr<Session>> left_by_writer ABSL_GUARDED_BY(mu);
   // Of the calibrations that tenants stored, by tenant and hash. Never dropped, like those.
   std::map<std::pair<std::string, std::string>, MemoryCharge> calibration_charges
       ABSL_GUARDED_BY(mu);

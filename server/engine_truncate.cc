@@ -27,7 +27,7 @@ class TruncateWork final : public EngineWork<SessionInfo> {
     absl::Status status = state()->CheckAccepting();
     if (!status.ok()) return status;
     absl::StatusOr<MutationRight> right =
-        MutationRight::Take(state(), caller().tenant, session_id_, generation_);
+        MutationRight::Take(state(), caller().tenant, session_id_, generation_, caller().lease_id);
     if (!right.ok()) return right.status();
     right_ = *std::move(right);
     return CheckTokenCount(*right_.session());
@@ -84,6 +84,13 @@ class TruncateWork final : public EngineWork<SessionInfo> {
     MutexLock lock(state()->mu);
     for (size_t i = 0; i < copies.size(); ++i) {
       dropped.push_back(session->layers()[i].Truncate(token_count_, std::move(copies[i])));
+    }
+    // What the writer has put there is of no use, and what it has queued must not meet what comes
+    // next.
+    if (session->writer().has_value()) {
+      for (std::vector<ExtentRef>& room : session->writer()->room) {
+        dropped.push_back(std::exchange(room, {}));
+      }
     }
     session->BumpGeneration();
     return session->Info();

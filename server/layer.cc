@@ -80,6 +80,13 @@ std::vector<int> Layer::ExtentsFor(uint64_t tokens) const {
   return capacities;
 }
 
+uint64_t Layer::RoomIn(size_t fresh_count) const {
+  const uint64_t blocks = (tail_.size() + fresh_count) * kBlockTokens;
+  if (token_count_ > 0) return tail_position_ + blocks - token_count_;
+  // The first extent is for the sinks.
+  return fresh_count == 0 ? 0 : kSinkTokens + blocks - kBlockTokens;
+}
+
 Layer::ExactSlot Layer::SlotOf(uint64_t position, absl::Span<const ExtentRef> fresh) const {
   if (token_count_ == 0) {
     if (position < kSinkTokens) return {fresh[0].get(), kSinkTokens, static_cast<int>(position)};
@@ -167,6 +174,20 @@ DroppedExtents Layer::Seal(ExtentRef segment, Codec codec,
   calibration_ = std::move(calibration);
   query_second_moments_ = nullptr;
   return dropped;
+}
+
+absl::optional<CutExtent> Layer::OpenExtent() const {
+  if (token_count_ == 0) return absl::nullopt;
+  if (token_count_ < kSinkTokens) {
+    return CutExtent{sinks_, kSinkTokens, static_cast<int>(token_count_)};
+  }
+  const uint64_t kept = (token_count_ - tail_position_) % kBlockTokens;
+  if (kept == 0) return absl::nullopt;
+  return CutExtent{tail_.back(), kBlockTokens, static_cast<int>(kept)};
+}
+
+ExtentRef Layer::ReplaceOpenExtent(ExtentRef copy) {
+  return std::exchange(token_count_ < kSinkTokens ? sinks_ : tail_.back(), std::move(copy));
 }
 
 absl::optional<CutExtent> Layer::ExtentCutBy(uint64_t token_count) const {

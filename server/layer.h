@@ -85,6 +85,8 @@ class Layer {
   std::vector<int> ExtentsFor(uint64_t tokens) const;
   // Where `tokens` more tokens go, given those extents.
   std::vector<Placement> Place(uint64_t tokens, absl::Span<const ExtentRef> fresh) const;
+  // How many more tokens fit, given so many extents as ExtentsFor asks for.
+  uint64_t RoomIn(size_t fresh_count) const;
   // `tokens` more tokens are there. `query_second_moments`, unless null, take the place of those
   // before, if they still count.
   void Append(uint64_t tokens, absl::Span<const ExtentRef> fresh,
@@ -107,6 +109,11 @@ class Layer {
   // layer from now on, null for raw sessions.
   DroppedExtents Seal(ExtentRef segment, Codec codec,
                       std::shared_ptr<const LayerCalibration> calibration);
+
+  // The exact extent that the next token goes to, if it holds some already: `kept`.
+  absl::optional<CutExtent> OpenExtent() const;
+  // `copy` takes the place of that extent, which is returned.
+  ExtentRef ReplaceOpenExtent(ExtentRef copy);
 
   absl::optional<CutExtent> ExtentCutBy(uint64_t token_count) const;
   // Drops the tokens from `token_count` on; nothing if there are none. `copy` replaces the extent

@@ -39,6 +39,7 @@ Metrics::Metrics()
                       .Help("Always 1: release, backend, device and epoch of this daemon's life.")
                       .Register(registry_)) {
   AddMemory();
+  AddMappings();
   AddRpcs();
   AddOperations();
   AddTokens();
@@ -65,7 +66,9 @@ void Metrics::AddMemory() {
                      .Add({});
   slab_bytes_ = &BuildGauge()
                      .Name("kvdepot_memory_slab_bytes")
-                     .Help("Device memory taken in slabs for sessions. On the CPU their unused pages take none.")
+                     .Help(
+                         "Device memory taken in slabs for sessions. On the CPU their unused pages "
+                         "take none.")
                      .Register(registry_)
                      .Add({});
   slab_unused_bytes_ = &BuildGauge()
@@ -92,6 +95,32 @@ void Metrics::AddMemory() {
   };
   raw_held_ = add(Codec::kRaw);
   planes_held_ = add(Codec::kPlanes);
+}
+
+void Metrics::AddMappings() {
+  leases_ = &BuildGauge()
+                 .Name("kvdepot_leases")
+                 .Help("Processes that may map sessions.")
+                 .Register(registry_)
+                 .Add({});
+  mapped_bytes_ = &BuildGauge()
+                       .Name("kvdepot_mapped_bytes")
+                       .Help("Slabs that processes map; one that two map counts twice.")
+                       .Register(registry_)
+                       .Add({});
+  versions_held_back_ =
+      &BuildGauge()
+           .Name("kvdepot_directory_versions_held_back")
+           .Help(
+               "Directories that a process has not retired though it was shown a newer one. Their "
+               "memory is not reused meanwhile.")
+           .Register(registry_)
+           .Add({});
+  reclaimed_bytes_ = &BuildCounter()
+                          .Name("kvdepot_mapped_reclaimed_bytes_total")
+                          .Help("Memory that became free when processes let go of directories.")
+                          .Register(registry_)
+                          .Add({});
 }
 
 void Metrics::AddRpcs() {
@@ -189,6 +218,11 @@ void Metrics::SetUsage(const Usage& usage) {
   used_bytes_->Set(static_cast<double>(usage.used_bytes));
   slab_bytes_->Set(static_cast<double>(usage.slab_bytes));
   slab_unused_bytes_->Set(static_cast<double>(usage.slab_unused_bytes));
+  leases_->Set(static_cast<double>(usage.mapping.leases));
+  mapped_bytes_->Set(static_cast<double>(usage.mapping.mapped_bytes));
+  versions_held_back_->Set(static_cast<double>(usage.mapping.versions_held_back));
+  reclaimed_bytes_->Increment(static_cast<double>(usage.reclaimed_bytes) -
+                              reclaimed_bytes_->Value());
   sessions_->Set(static_cast<double>(usage.session_count));
   const auto set = [](const CodecGauges& gauges, const Usage::Bytes& bytes) {
     gauges.logical_bytes->Set(static_cast<double>(bytes.logical));

@@ -18,6 +18,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "server/engine_observer.h"
+#include "server/lease_table.h"
 #include "server/rpc_method.h"
 
 namespace kvdepot {
@@ -44,11 +45,13 @@ struct Usage {
   uint64_t session_count = 0;
   Bytes raw;
   Bytes planes;
+  MappingUsage mapping;
+  uint64_t reclaimed_bytes = 0;
 };
 
 // Why a call that was right in itself was refused: the limit it met, another call on the session,
 // the end of the daemon. A limit that has no entry is "other", the last one.
-inline constexpr std::array<absl::string_view, 11> kRejectionReasons = {
+inline constexpr std::array<absl::string_view, 13> kRejectionReasons = {
     "budget_bytes",
     "tenant_quota_bytes",
     "device_memory",
@@ -57,6 +60,8 @@ inline constexpr std::array<absl::string_view, 11> kRejectionReasons = {
     "sessions_per_tenant_max",
     "tokens_per_session_max",
     "calibrations_per_tenant_max",
+    "leases_per_tenant_max",
+    "directory_versions_max",
     "session_busy",
     "draining",
     "other"};
@@ -104,6 +109,7 @@ class Metrics final : public EngineObserver {
   static constexpr int kStatusCodeCount = 17;
 
   void AddMemory();
+  void AddMappings();
   void AddRpcs();
   void AddOperations();
   void AddTokens();
@@ -120,6 +126,10 @@ class Metrics final : public EngineObserver {
   prometheus::Gauge* slab_bytes_ = nullptr;
   prometheus::Gauge* slab_unused_bytes_ = nullptr;
   prometheus::Gauge* sessions_ = nullptr;
+  prometheus::Gauge* leases_ = nullptr;
+  prometheus::Gauge* mapped_bytes_ = nullptr;
+  prometheus::Gauge* versions_held_back_ = nullptr;
+  prometheus::Counter* reclaimed_bytes_ = nullptr;
   CodecGauges raw_held_{};
   CodecGauges planes_held_{};
   std::array<prometheus::Counter*, kRpcMethodCount> rpc_started_{};

@@ -15,10 +15,28 @@ namespace kvdepot {
 // Held until destroyed or reset, which takes the engine's lock and counts as a use of the session.
 class MutationRight {
  public:
-  // NOT_FOUND, ABORTED if `generation` is not the session's, UNAVAILABLE if somebody else has the
+  // NOT_FOUND, FAILED_PRECONDITION if a lease other than `lease_id` (empty: none) is the session's
+  // writer, ABORTED if `generation` is not the session's, UNAVAILABLE if somebody else has the
   // right.
   static absl::StatusOr<MutationRight> Take(EngineState* state, const std::string& tenant,
-                                            const std::string& session_id, uint64_t generation)
+                                            const std::string& session_id, uint64_t generation,
+                                            const std::string& lease_id = "")
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu);
+  // The same, and FAILED_PRECONDITION if the session has no writer.
+  static absl::StatusOr<MutationRight> TakeAsWriter(EngineState* state, const std::string& tenant,
+                                                    const std::string& session_id,
+                                                    uint64_t generation,
+                                                    const std::string& lease_id)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu);
+  // In order to become the writer, or to get more room as the writer: FAILED_PRECONDITION if
+  // another lease is, UNAVAILABLE.
+  static absl::StatusOr<MutationRight> TakeToMap(EngineState* state,
+                                                 const std::shared_ptr<Session>& session,
+                                                 const std::string& lease_id)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu);
+  // In order to take over after a writer: also UNAVAILABLE if that has been done.
+  static absl::StatusOr<MutationRight> TakeToTakeOver(EngineState* state,
+                                                      const std::shared_ptr<Session>& session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu);
 
   MutationRight() = default;
@@ -28,6 +46,7 @@ class MutationRight {
 
   // Null: not held.
   Session* session() const { return session_.get(); }
+  const std::shared_ptr<Session>& shared_session() const { return session_; }
 
  private:
   MutationRight(EngineState* state, std::shared_ptr<Session> session);

@@ -88,6 +88,17 @@ ABSL_FLAG(int, prompt_tokens_min, EngineOptions().prompt_tokens_min,
           "tokens from which on an addition is a prompt, sealed up to the window");
 ABSL_FLAG(int, segment_tokens_max, EngineOptions().segment_tokens_max,
           "tokens of a prompt's segments, a multiple of 64");
+ABSL_FLAG(int, leases_per_tenant_max, EngineOptions().leases_per_tenant_max,
+          "processes of one tenant that may map sessions");
+ABSL_FLAG(absl::Duration, lease_timeout, EngineOptions().lease_timeout,
+          "a lease ends without a message for this long");
+ABSL_FLAG(int, directory_versions_max, EngineOptions().directory_versions_max,
+          "directories of one session that a lease may have without retiring them");
+ABSL_FLAG(int, room_tokens, EngineOptions().room_tokens,
+          "tokens that a mapped writer has room for in every layer unless it asks for another "
+          "number");
+ABSL_FLAG(int, room_tokens_max, EngineOptions().room_tokens_max,
+          "tokens that a mapped writer may ask room for");
 ABSL_FLAG(int, error_sample_interval, EngineOptions().error_sample_interval,
           "of how many sealed segments one is compared with its exact tokens. 0: none");
 
@@ -133,6 +144,11 @@ EngineOptions EngineOptionsFromFlags() {
   options.decode_seal_tokens = absl::GetFlag(FLAGS_decode_seal_tokens);
   options.prompt_tokens_min = absl::GetFlag(FLAGS_prompt_tokens_min);
   options.segment_tokens_max = absl::GetFlag(FLAGS_segment_tokens_max);
+  options.leases_per_tenant_max = absl::GetFlag(FLAGS_leases_per_tenant_max);
+  options.lease_timeout = absl::GetFlag(FLAGS_lease_timeout);
+  options.directory_versions_max = absl::GetFlag(FLAGS_directory_versions_max);
+  options.room_tokens = absl::GetFlag(FLAGS_room_tokens);
+  options.room_tokens_max = absl::GetFlag(FLAGS_room_tokens_max);
   options.error_sample_interval = absl::GetFlag(FLAGS_error_sample_interval);
   return options;
 }

@@ -22,14 +22,19 @@ enum class RpcMethod {
   kDecode,
   kFetch,
   kSetBudget,
+  kOpenLease,
+  kMapSession,
+  kCommit,
+  kUnmapSession,
 };
-inline constexpr int kRpcMethodCount = 15;
+inline constexpr int kRpcMethodCount = 19;
 
 // In the order of the enumeration.
 inline constexpr absl::string_view kRpcMethodNames[kRpcMethodCount] = {
     "GetServerInfo",   "CreateSession", "GetSession",   "ListSessions",   "DeleteSession",
     "TruncateSession", "SealSession",   "TouchSession", "PutCalibration", "ListCalibrations",
-    "Append",          "Attend",        "Decode",       "Fetch",          "SetBudget"};
+    "Append",          "Attend",        "Decode",       "Fetch",          "SetBudget",
+    "OpenLease",       "MapSession",    "Commit",       "UnmapSession"};
 
 constexpr absl::string_view RpcMethodName(RpcMethod method) {
   return kRpcMethodNames[static_cast<int>(method)];

@@ -55,7 +55,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options, co
   if (status.ok()) status = server->Listen();
   if (!status.ok()) return status;
   Server* self = server.get();
-  self->expiry_ = std::make_unique<ExpiryThread>([self] { self->engine_->ExpireSessions(); });
+  self->expiry_ = std::make_unique<ExpiryThread>([self] {
+    self->engine_->ExpireSessions();
+    self->engine_->ExpireLeases();
+  });
   if (self->pages_ != nullptr) self->pages_->SetReady(true);
   self->LogStart();
   return server;
@@ -125,6 +128,8 @@ absl::Status Server::StartPages() {
         usage.slab_bytes = slabs.slab_bytes;
         usage.slab_unused_bytes = slabs.unused_bytes;
         usage.session_count = engine_->session_count();
+        usage.mapping = engine_->mapping_usage();
+        usage.reclaimed_bytes = engine_->reclaimed_bytes();
         usage.raw = {totals.raw.logical, totals.raw.stored};
         usage.planes = {totals.planes.logical, totals.planes.stored};
         metrics_.SetUsage(usage);
@@ -162,6 +167,13 @@ absl::Status Server::Listen() {
       absl::StatusOr<UnixSocketClaim> claim = ClaimUnixSocket(path);
       if (!claim.ok()) return claim.status();
       socket_claims_.push_back(*std::move(claim));
+      if (life_sockets_ == nullptr) {
+        absl::StatusOr<std::unique_ptr<LifeSockets>> life_sockets =
+            LifeSockets::Start(path + ".life", engine_.get());
+        if (!life_sockets.ok()) return life_sockets.status();
+        life_sockets_ = *std::move(life_sockets);
+        context_.life_socket = life_sockets_->path();
+      }
     }
     builder.AddListeningPort(addresses[i], grpc::InsecureServerCredentials(), &ports[i]);
   }

@@ -22,6 +22,7 @@
 #include "server/metrics.h"
 #include "server/options.h"
 #include "server/services/kv_depot_service.h"
+#include "server/services/life_sockets.h"
 #include "server/services/service_context.h"
 #include "server/tenants.h"
 #include "server/unix_socket.h"
@@ -86,6 +87,8 @@ class Server {
   std::vector<std::string> addresses_;
   // Outlive the server, which removes its sockets when it ends.
   std::vector<UnixSocketClaim> socket_claims_;
+  // Null without a Unix socket among the listeners: leases are for processes on this machine.
+  std::unique_ptr<LifeSockets> life_sockets_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<ExpiryThread> expiry_;
 };

@@ -2,17 +2,32 @@
 #ifndef KVDEPOT_SERVER_SESSION_H_
 #define KVDEPOT_SERVER_SESSION_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "server/calibration_store.h"
 #include "server/charged.h"
 #include "server/layer.h"
+#include "server/segment.h"
 #include "server/session_types.h"
 
 namespace kvdepot {
+
+struct Directory;
+
+// The lease that may append to a session in its own process.
+struct MappedWriter {
+  std::string lease_id;
+  // What it asked for.
+  uint64_t room_tokens = 0;
+  // Extents that it was handed and whose tokens are not committed, of every layer, in the order in
+  // which Layer::ExtentsFor asks for them.
+  std::vector<std::vector<ExtentRef>> room;
+};
 
 // Not thread-safe: the engine's lock guards what is not const. Shared, because calls in flight
 // finish on a session that was deleted meanwhile.
@@ -44,10 +59,31 @@ class Session {
   bool deleted() const { return deleted_; }
   void set_deleted() { deleted_ = true; }
 
+  // While there is one, nobody else changes the session.
+  absl::optional<MappedWriter>& writer() { return writer_; }
+  const absl::optional<MappedWriter>& writer() const { return writer_; }
+  // A writer's lease ended, and its process may still write behind the committed tokens: no token
+  // may go there before TakeOver.
+  bool left_by_writer() const { return left_by_writer_; }
+  void set_left_by_writer(bool left) { left_by_writer_ = left; }
+
+  // Of leases, whose right has not ended, that map the session: it does not expire meanwhile.
+  void AddMapping() { ++mappings_; }
+  void RemoveMapping() { --mappings_; }
+
+  // Null: nobody holds it any more.
+  std::shared_ptr<const Directory> last_directory() const { return last_directory_.lock(); }
+  void set_last_directory(const std::shared_ptr<const Directory>& directory) {
+    last_directory_ = directory;
+  }
+  uint64_t NextDirectoryVersion() { return ++directory_version_; }
+
   void Touch(absl::Time now) { last_use_ = now; }
   absl::Time expire_time() const { return last_use_ + spec_.time_to_live; }
-  // A mutation in flight keeps a session alive; readers keep what they read.
-  bool HasExpired(absl::Time now) const { return !in_mutation_ && now >= expire_time(); }
+  // A mutation in flight keeps a session alive, and so does a mapping; readers keep what they read.
+  bool HasExpired(absl::Time now) const {
+    return !in_mutation_ && mappings_ == 0 && now >= expire_time();
+  }
 
   SessionInfo Info() const;
   // All values held, in the session's dtype.
@@ -64,6 +100,11 @@ class Session {
   uint64_t generation_ = 1;
   bool in_mutation_ = false;
   bool deleted_ = false;
+  absl::optional<MappedWriter> writer_;
+  bool left_by_writer_ = false;
+  int mappings_ = 0;
+  std::weak_ptr<const Directory> last_directory_;
+  uint64_t directory_version_ = 0;
   std::vector<Layer> layers_;
 };
 

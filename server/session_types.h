@@ -21,6 +21,8 @@ struct Caller {
   std::string tenant;
   absl::Time deadline = absl::InfiniteFuture();
   std::function<bool()> cancelled;
+  // In whose name the call changes a session that is mapped for writing. Empty: no lease's.
+  std::string lease_id = {};
 };
 
 // What CreateSession asks for, with defaults filled in. Two sessions of one name are the same if

@@ -13,6 +13,8 @@
 #include "server/services/decode_call.h"
 #include "server/services/fetch_call.h"
 #include "server/services/field_error.h"
+#include "server/services/lease_call.h"
+#include "server/services/mapping_convert.h"
 #include "server/services/server_info.h"
 #include "server/services/session_convert.h"
 #include "server/services/token_convert.h"
@@ -34,6 +36,23 @@ Engine::Done<SessionInfo> EndWithSession(Call* call) {
   return [call](const absl::StatusOr<SessionInfo>& session) {
     call->End(AnswerWithSession(session, call->response()));
   };
+}
+
+// The callback of MapSession and Commit.
+template <typename Call>
+Engine::Done<MapReply> EndWithDirectory(Call* call) {
+  return [call](const absl::StatusOr<MapReply>& reply) {
+    if (reply.ok() && reply->directory != nullptr) {
+      ToProto(*reply, call->response()->mutable_directory());
+    }
+    call->End(reply.status());
+  };
+}
+
+// `caller` in the name of a lease.
+Caller WithLease(Caller caller, const std::string& lease_id) {
+  caller.lease_id = lease_id;
+  return caller;
 }
 
 }  // namespace
@@ -133,9 +152,9 @@ grpc::ServerUnaryReactor* KvDepotService::TruncateSession(Rpc* rpc, const Bytes*
         const v1::TruncateSessionRequest& truncate = call->request();
         absl::Status status = CheckSessionId(truncate.session_id());
         if (!status.ok()) return call->End(status);
-        context_.engine->TruncateSession(call->caller(), truncate.session_id(),
-                                         truncate.generation(), truncate.token_count(),
-                                         EndWithSession(call));
+        context_.engine->TruncateSession(WithLease(call->caller(), truncate.lease_id()),
+                                         truncate.session_id(), truncate.generation(),
+                                         truncate.token_count(), EndWithSession(call));
       });
 }
 
@@ -145,8 +164,8 @@ grpc::ServerUnaryReactor* KvDepotService::SealSession(Rpc* rpc, const Bytes* in,
         const v1::SealSessionRequest& seal = call->request();
         absl::Status status = CheckSessionId(seal.session_id());
         if (!status.ok()) return call->End(status);
-        context_.engine->SealSession(call->caller(), seal.session_id(), seal.generation(),
-                                     EndWithSession(call));
+        context_.engine->SealSession(WithLease(call->caller(), seal.lease_id()), seal.session_id(),
+                                     seal.generation(), EndWithSession(call));
       });
 }
 
@@ -229,6 +248,50 @@ grpc::ServerUnaryReactor* KvDepotService::SetBudget(Rpc* rpc, const Bytes* in, B
       [&](const Caller& caller, const v1::SetBudgetRequest& request,
           v1::SetBudgetResponse* response) {
         return kvdepot::SetBudget(context_, caller.tenant, request, response);
+      });
+}
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* KvDepotService::OpenLease(Rpc* rpc) {
+  return new LeaseCall(context_, rpc);
+}
+
+grpc::ServerUnaryReactor* KvDepotService::MapSession(Rpc* rpc, const Bytes* in, Bytes* out) {
+  return AnswerLater<v1::MapSessionRequest, v1::MapSessionResponse>(
+      RpcMethod::kMapSession, rpc, in, out, [&](auto* call) {
+        absl::Status status = CheckEpoch(call->request().epoch(), context_.build.epoch);
+        if (!status.ok()) return call->End(status);
+        absl::StatusOr<MapRequest> map = ToMapRequest(call->request());
+        if (!map.ok()) return call->End(map.status());
+        context_.engine->MapSession(
+            call->caller(), *std::move(map), [call](const absl::StatusOr<MapReply>& reply) {
+              if (reply.ok() && reply->session.has_value()) {
+                ToProto(*reply->session, call->response()->mutable_session());
+              }
+              EndWithDirectory(call)(reply);
+            });
+      });
+}
+
+grpc::ServerUnaryReactor* KvDepotService::Commit(Rpc* rpc, const Bytes* in, Bytes* out) {
+  return AnswerLater<v1::CommitRequest, v1::CommitResponse>(
+      RpcMethod::kCommit, rpc, in, out, [&](auto* call) {
+        absl::Status status = CheckEpoch(call->request().epoch(), context_.build.epoch);
+        if (!status.ok()) return call->End(status);
+        absl::StatusOr<CommitRequest> commit = ToCommitRequest(call->request());
+        if (!commit.ok()) return call->End(commit.status());
+        context_.engine->Commit(call->caller(), *std::move(commit), EndWithDirectory(call));
+      });
+}
+
+grpc::ServerUnaryReactor* KvDepotService::UnmapSession(Rpc* rpc, const Bytes* in, Bytes* out) {
+  return AnswerNow<v1::UnmapSessionRequest, v1::UnmapSessionResponse>(
+      RpcMethod::kUnmapSession, rpc, in, out,
+      [&](const Caller& caller, const v1::UnmapSessionRequest& request, v1::UnmapSessionResponse*) {
+        absl::Status status = CheckEpoch(request.epoch(), context_.build.epoch);
+        if (status.ok()) status = CheckLeaseId(request.lease_id());
+        if (status.ok()) status = CheckSessionId(request.session_id());
+        if (!status.ok()) return status;
+        return context_.engine->UnmapSession(caller, request.lease_id(), request.session_id());
       });
 }
 

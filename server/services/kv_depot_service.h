@@ -23,8 +23,10 @@ using KvDepotCallbackService =
     Rpcs::WithRawCallbackMethod_SealSession<Rpcs::WithRawCallbackMethod_TouchSession<
     Rpcs::WithRawCallbackMethod_PutCalibration<Rpcs::WithRawCallbackMethod_ListCalibrations<
     Rpcs::WithRawCallbackMethod_Attend<Rpcs::WithRawCallbackMethod_Fetch<
-    Rpcs::WithRawCallbackMethod_SetBudget<
-    Rpcs::Service>>>>>>>>>>>>>>>;
+    Rpcs::WithRawCallbackMethod_SetBudget<Rpcs::WithRawCallbackMethod_OpenLease<
+    Rpcs::WithRawCallbackMethod_MapSession<Rpcs::WithRawCallbackMethod_Commit<
+    Rpcs::WithRawCallbackMethod_UnmapSession<
+    Rpcs::Service>>>>>>>>>>>>>>>>>>>;
 // clang-format on
 
 class KvDepotService final : public KvDepotCallbackService {
@@ -48,8 +50,12 @@ class KvDepotService final : public KvDepotCallbackService {
   Unary* ListCalibrations(Rpc* rpc, const Bytes* in, Bytes* out) override;
   Unary* Attend(Rpc* rpc, const Bytes* in, Bytes* out) override;
   Unary* SetBudget(Rpc* rpc, const Bytes* in, Bytes* out) override;
+  Unary* MapSession(Rpc* rpc, const Bytes* in, Bytes* out) override;
+  Unary* Commit(Rpc* rpc, const Bytes* in, Bytes* out) override;
+  Unary* UnmapSession(Rpc* rpc, const Bytes* in, Bytes* out) override;
   grpc::ServerReadReactor<Bytes>* Append(Rpc* rpc, Bytes* out) override;
   grpc::ServerBidiReactor<Bytes, Bytes>* Decode(Rpc* rpc) override;
+  grpc::ServerBidiReactor<Bytes, Bytes>* OpenLease(Rpc* rpc) override;
   grpc::ServerWriteReactor<Bytes>* Fetch(Rpc* rpc, const Bytes* in) override;
 
  private:

@@ -20,6 +20,8 @@ struct ServiceContext {
   BuildInfo build;
   // host:port; empty if there is none.
   std::string metrics_address;
+  // Path of the socket that leases hold open; empty if there is none.
+  std::string life_socket;
   const Tenants* tenants = nullptr;
   Engine* engine = nullptr;
   CalibrationStore* calibrations = nullptr;

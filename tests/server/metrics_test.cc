@@ -42,15 +42,25 @@ TEST(Metrics, EverySeriesIsThereBeforeTraffic) {
   const auto series = Series(metrics);
   for (const auto& [name, value] : series) EXPECT_EQ(value, 0) << name;
   for (const char* name :
-       {"kvdepot_start_time_seconds", "kvdepot_memory_budget_bytes", "kvdepot_memory_used_bytes",
-        "kvdepot_memory_slab_bytes", "kvdepot_memory_slab_unused_bytes", "kvdepot_sessions",
+       {"kvdepot_start_time_seconds",
+        "kvdepot_memory_budget_bytes",
+        "kvdepot_memory_used_bytes",
+        "kvdepot_memory_slab_bytes",
+        "kvdepot_memory_slab_unused_bytes",
+        "kvdepot_sessions",
+        "kvdepot_leases",
+        "kvdepot_mapped_bytes",
+        "kvdepot_directory_versions_held_back",
+        "kvdepot_mapped_reclaimed_bytes_total",
         "kvdepot_rpc_started_total{method=\"Decode\"}",
         "kvdepot_rpc_handled_total{code=\"OK\",method=\"Append\"}",
         "kvdepot_rpc_handled_total{code=\"RESOURCE_EXHAUSTED\",method=\"Fetch\"}",
         "kvdepot_operation_duration_seconds_count{operation=\"attend\",stage=\"kernel\"}",
-        "kvdepot_appended_tokens_total", "kvdepot_sealed_tokens_total{codec=\"planes\"}",
+        "kvdepot_appended_tokens_total",
+        "kvdepot_sealed_tokens_total{codec=\"planes\"}",
         "kvdepot_sealed_logical_bytes_total{codec=\"raw\"}",
-        "kvdepot_sealed_stored_bytes_total{codec=\"raw\"}", "kvdepot_seals_deferred_total",
+        "kvdepot_sealed_stored_bytes_total{codec=\"raw\"}",
+        "kvdepot_seals_deferred_total",
         "kvdepot_reconstruction_error_ratio_count{kind=\"k\"}",
         "kvdepot_rejections_total{reason=\"budget_bytes\"}"}) {
     EXPECT_EQ(series.count(name), 1u) << name;
@@ -110,7 +120,7 @@ TEST(Metrics, CountsCallsAndRejections) {
 TEST(Metrics, TellsWhatTheEngineDid) {
   Metrics metrics;
   metrics.SetBuildInfo({"1.2.3", "cpu", "A CPU", 0xAB, absl::FromUnixSeconds(50)});
-  metrics.SetUsage({1000, 10, 64, 54, 3, {40, 41}, {50, 7}});
+  metrics.SetUsage({1000, 10, 64, 54, 3, {40, 41}, {50, 7}, {2, 128, 5}, 77});
   metrics.OnAppended(5);
   metrics.OnSealed(Codec::kPlanes, 64, 1000, 140);
   metrics.OnSealDeferred();
@@ -125,6 +135,10 @@ TEST(Metrics, TellsWhatTheEngineDid) {
   EXPECT_EQ(series.at("kvdepot_memory_used_bytes"), 10);
   EXPECT_EQ(series.at("kvdepot_memory_slab_bytes"), 64);
   EXPECT_EQ(series.at("kvdepot_memory_slab_unused_bytes"), 54);
+  EXPECT_EQ(series.at("kvdepot_leases"), 2);
+  EXPECT_EQ(series.at("kvdepot_mapped_bytes"), 128);
+  EXPECT_EQ(series.at("kvdepot_directory_versions_held_back"), 5);
+  EXPECT_EQ(series.at("kvdepot_mapped_reclaimed_bytes_total"), 77);
   EXPECT_EQ(series.at("kvdepot_sessions"), 3);
   EXPECT_EQ(series.at("kvdepot_session_logical_bytes{codec=\"raw\"}"), 40);
   EXPECT_EQ(series.at("kvdepot_session_stored_bytes{codec=\"planes\"}"), 7);

@@ -1,0 +1,316 @@
+#include "server/engine_map.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/types/optional.h"
+#include "server/commit_check.h"
+#include "server/engine_lease.h"
+#include "server/engine_work.h"
+#include "server/layer_addition.h"
+#include "server/map_room.h"
+#include "server/mutation_right.h"
+#include "server/sealer.h"
+#include "server/take_over.h"
+
+namespace kvdepot {
+namespace {
+
+absl::Status CheckRoomTokens(const EngineState& state, uint64_t room_tokens) {
+  const uint64_t most = static_cast<uint64_t>(state.options.room_tokens_max);
+  if (room_tokens <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("room_tokens: ", room_tokens, ", must be at most ", most));
+}
+
+// RESOURCE_EXHAUSTED if the lease holds as many directories of the session as it may.
+absl::Status CheckVersions(const EngineState& state, const Lease& lease,
+                           const std::string& session_id) {
+  const auto shown = lease.shown.find(session_id);
+  if (shown == lease.shown.end()) return absl::OkStatus();
+  const size_t most = static_cast<size_t>(state.options.directory_versions_max);
+  if (shown->second.versions.size() < most) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("directory_versions_max: ", shown->second.versions.size(), " of ", most,
+                   " versions of session ", session_id, " are not retired"));
+}
+
+// Shows the newest directory of a session to a lease: from here on the lease holds it.
+class Publication {
+ public:
+  Publication(EngineState* state, std::string tenant, std::string lease_id,
+              std::shared_ptr<Session> session, uint64_t have_version)
+      : state_(state),
+        tenant_(std::move(tenant)),
+        lease_id_(std::move(lease_id)),
+        session_(std::move(session)),
+        have_version_(have_version) {}
+
+  absl::StatusOr<MapReply> Publish() {
+    MapReply reply;
+    absl::Status status = Show(&reply);
+    if (status.ok()) status = SendSlabs(&reply);
+    if (!status.ok()) return status;
+    return reply;
+  }
+
+ private:
+  absl::Status Show(MapReply* reply) {
+    MutexLock lock(state_->mu);
+    absl::StatusOr<Lease*> lease = FindUsableLease(state_, tenant_, lease_id_);
+    if (!lease.ok()) return lease.status();
+    if (session_->deleted()) {
+      return absl::NotFoundError(
+          absl::StrCat("session_id: ", session_->id(), ", deleted meanwhile"));
+    }
+    const DirectoryRef newest = NewestDirectory(session_.get());
+    auto [shown, is_new] = (*lease)->shown.try_emplace(session_->id());
+    if (is_new) {
+      shown->second.session = session_;
+      session_->AddMapping();
+    }
+    const auto base = shown->second.versions.find(have_version_);
+    if (base != shown->second.versions.end()) reply->base = base->second;
+    if (reply->base == nullptr) reply->session = session_->Info();
+    if (reply->base != newest) reply->directory = newest;
+    shown->second.versions[newest->version] = newest;
+    shown->second.newest_version = newest->version;
+    reply->for_writer = session_->writer().has_value() && session_->writer()->lease_id == lease_id_;
+    FindSlabs(**lease, *newest, reply->for_writer);
+    peer_ = (*lease)->peer;
+    return absl::OkStatus();
+  }
+
+  // Those that the lease was not sent yet.
+  void FindSlabs(const Lease& lease, const Directory& directory, bool with_room) {
+    const auto add = [&](const ExtentRef& extent, bool writable) {
+      const uint64_t serial = extent->memory->place().serial;
+      if (lease.slabs.count(serial) == 0) missing_[serial] = writable;
+    };
+    for (const Directory::Layer& layer : directory.layers) {
+      for (size_t i = 0; i < layer.extents.size(); ++i) {
+        add(layer.extents[i], layer.runs[i].form == TokenRun::Form::kExact);
+      }
+      if (!with_room) continue;
+      for (const ExtentRef& extent : layer.room) add(extent, true);
+    }
+  }
+
+  // Without the lock: a slab that the directory lists stays, and one worker sends them all.
+  absl::Status SendSlabs(MapReply* reply) {
+    std::map<uint64_t, Lease::MappedSlab> sent;
+    absl::Status status;
+    for (const auto& [serial, writable] : missing_) {
+      absl::StatusOr<ExportedSlab> slab = state_->backend->ExportSlab(serial);
+      status = slab.status();
+      if (!status.ok()) break;
+      const SlabNotice notice{serial, slab->region.size_bytes, writable, slab->region.kind,
+                              slab->region.device};
+      status = peer_->SendSlab(notice, slab->region);
+      if (!status.ok()) break;
+      sent[serial] = {std::move(slab->hold), notice.size_bytes};
+      reply->slabs.push_back(notice);
+    }
+    if (sent.empty()) return status;
+    MutexLock lock(state_->mu);
+    // The process may have gone, and its lease with it: then nobody maps what was sent.
+    Lease* const lease = state_->leases.Find(lease_id_);
+    if (lease != nullptr) lease->slabs.merge(sent);
+    return status;
+  }
+
+  EngineState* const state_;
+  const std::string tenant_;
+  const std::string lease_id_;
+  const std::shared_ptr<Session> session_;
+  const uint64_t have_version_;
+  // By serial number, whether a mapping of it is writable.
+  std::map<uint64_t, bool> missing_;
+  std::shared_ptr<LeasePeer> peer_;
+};
+
+class MapWork final : public EngineWork<MapReply> {
+ public:
+  MapWork(EngineState* state, const Caller& caller, MapRequest request, Engine::Done<MapReply> done)
+      : EngineWork(state, Operation::kMap, caller, std::move(done)), request_(std::move(request)) {}
+
+  absl::Status Admit() override {
+    absl::Status status = CheckRoomTokens(*state(), request_.room_tokens);
+    if (!status.ok()) return status;
+    MutexLock lock(state()->mu);
+    status = state()->CheckAccepting();
+    if (!status.ok()) return status;
+    const absl::StatusOr<Lease*> lease =
+        FindUsableLease(state(), caller().tenant, request_.lease_id);
+    if (!lease.ok()) return lease.status();
+    absl::StatusOr<std::shared_ptr<Session>> session =
+        state()->Find(caller().tenant, request_.session_id);
+    if (!session.ok()) return session.status();
+    session_ = *std::move(session);
+    session_->Touch(state()->clock->Now());
+    status = CheckVersions(*state(), **lease, session_->id());
+    if (!status.ok() || !request_.write) return status;
+    absl::StatusOr<MutationRight> right =
+        MutationRight::TakeToMap(state(), session_, request_.lease_id);
+    if (!right.ok()) return right.status();
+    right_ = *std::move(right);
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::optional<absl::StatusOr<MapReply>> Step() override {
+    if (request_.write) {
+      absl::Status status = BecomeWriter();
+      if (!status.ok()) return status;
+      TopUpRoom(state(), session_.get());
+    }
+    return Publication(state(), caller().tenant, request_.lease_id, session_, request_.have_version)
+        .Publish();
+  }
+
+  absl::Status BecomeWriter() {
+    {
+      MutexLock lock(state()->mu);
+      if (session_->writer().has_value()) {
+        if (request_.room_tokens > 0) session_->writer()->room_tokens = request_.room_tokens;
+        return absl::OkStatus();
+      }
+    }
+    absl::Status status = TakeOver(state(), session_.get());
+    if (!status.ok()) return status;
+    MutexLock lock(state()->mu);
+    const absl::StatusOr<Lease*> lease =
+        FindUsableLease(state(), caller().tenant, request_.lease_id);
+    if (!lease.ok()) return lease.status();
+    // The lease's end looks for its rights among what it was shown.
+    auto [shown, is_new] = (*lease)->shown.try_emplace(session_->id());
+    if (is_new) {
+      shown->second.session = session_;
+      session_->AddMapping();
+    }
+    session_->writer() =
+        MappedWriter{request_.lease_id,
+                     request_.room_tokens > 0 ? request_.room_tokens
+                                              : static_cast<uint64_t>(state()->options.room_tokens),
+                     std::vector<std::vector<ExtentRef>>(session_->layers().size())};
+    return absl::OkStatus();
+  }
+
+  void Release() override {
+    right_ = MutationRight();
+    session_ = nullptr;
+  }
+
+  const MapRequest request_;
+  std::shared_ptr<Session> session_;
+  MutationRight right_;
+};
+
+class CommitWork final : public EngineWork<MapReply> {
+ public:
+  CommitWork(EngineState* state, const Caller& caller, CommitRequest request,
+             Engine::Done<MapReply> done)
+      : EngineWork(state, Operation::kCommit, caller, std::move(done)),
+        request_(std::move(request)) {}
+
+  absl::Status Admit() override {
+    absl::Status status = CheckRoomTokens(*state(), request_.room_tokens);
+    if (!status.ok()) return status;
+    MutexLock lock(state()->mu);
+    status = state()->CheckAccepting();
+    if (!status.ok()) return status;
+    const absl::StatusOr<Lease*> lease =
+        FindUsableLease(state(), caller().tenant, request_.lease_id);
+    if (!lease.ok()) return lease.status();
+    absl::StatusOr<MutationRight> right = MutationRight::TakeAsWriter(
+        state(), caller().tenant, request_.session_id, request_.generation, request_.lease_id);
+    if (!right.ok()) return right.status();
+    right_ = *std::move(right);
+    status = CheckVersions(*state(), **lease, request_.session_id);
+    if (!status.ok()) return status;
+    return CheckTokenCount();
+  }
+
+ private:
+  absl::Status CheckTokenCount() const {
+    const Session& session = *right_.session();
+    const uint64_t committed = session.committed_token_count();
+    const uint64_t most = committed + RoomTokens(session);
+    if (request_.token_count >= committed && request_.token_count <= most) return absl::OkStatus();
+    return absl::OutOfRangeError(absl::StrCat(
+        "token_count: ", request_.token_count, ", must be from the committed count, which is ",
+        committed, ", to the end of the room, which is ", most));
+  }
+
+  // The first piece stores the tokens and decides what is sealed, later ones encode, the last one
+  // publishes.
+  absl::optional<absl::StatusOr<MapReply>> Step() override {
+    Session* const session = right_.session();
+    if (!sealer_.has_value()) {
+      absl::Status status = Store();
+      if (!status.ok()) return status;
+      std::vector<SealTarget> targets;
+      for (size_t i = 0; i < session->layers().size(); ++i) targets.push_back({session, i});
+      sealer_.emplace(state(), std::move(targets));
+    }
+    if (sealer_->RunTurn()) return absl::nullopt;
+    TopUpRoom(state(), session);
+    return Publication(state(), caller().tenant, request_.lease_id, right_.shared_session(),
+                       request_.have_version)
+        .Publish();
+  }
+
+  absl::Status Store() {
+    Session* const session = right_.session();
+    absl::Status status = CheckCommitted(state(), *session, request_.token_count);
+    if (!status.ok()) return status;
+    DroppedExtents dropped;
+    MutexLock lock(state()->mu);
+    absl::optional<MappedWriter>& writer = session->writer();
+    if (!writer.has_value() || writer->lease_id != request_.lease_id) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("lease_id: ", request_.lease_id, ", has ended"));
+    }
+    if (request_.room_tokens > 0) writer->room_tokens = request_.room_tokens;
+    const uint64_t committed = session->committed_token_count();
+    const uint64_t tokens = request_.token_count - committed;
+    for (size_t i = 0; i < session->layers().size(); ++i) {
+      Layer& layer = session->layers()[i];
+      std::vector<ExtentRef>& room = writer->room[i];
+      const auto used = room.begin() + static_cast<std::ptrdiff_t>(layer.ExtentsFor(tokens).size());
+      layer.Append(tokens, std::vector<ExtentRef>(room.begin(), used), nullptr);
+      room.erase(room.begin(), used);
+      const LayerAddition addition{committed, tokens};
+      DecideDuringAddition(state()->seal_rule, addition, &layer);
+      const DroppedExtents gone =
+          EndAddition(state()->seal_rule, addition, request_.token_count, &layer);
+      dropped.insert(dropped.end(), gone.begin(), gone.end());
+    }
+    state()->observer->OnAppended(tokens * session->layers().size());
+    return absl::OkStatus();
+  }
+
+  void Release() override { right_ = MutationRight(); }
+
+  const CommitRequest request_;
+  MutationRight right_;
+  absl::optional<Sealer> sealer_;
+};
+
+}  // namespace
+
+void StartMap(EngineState* state, const Caller& caller, MapRequest request,
+              Engine::Done<MapReply> done) {
+  Submit<MapReply>(state,
+                   std::make_unique<MapWork>(state, caller, std::move(request), std::move(done)));
+}
+
+void StartCommit(EngineState* state, const Caller& caller, CommitRequest request,
+                 Engine::Done<MapReply> done) {
+  Submit<MapReply>(
+      state, std::make_unique<CommitWork>(state, caller, std::move(request), std::move(done)));
+}
+
+}  // namespace kvdepot

@@ -1,0 +1,63 @@
+#include "server/lease_table.h"
+
+#include <utility>
+
+#include "gpu/check.h"
+
+namespace kvdepot {
+
+void LetGo::Add(Lease::Shown shown) {
+  for (auto& [version, directory] : shown.versions) directories.push_back(std::move(directory));
+}
+
+Lease* LeaseTable::Find(const std::string& id) {
+  const auto found = leases_.find(id);
+  return found == leases_.end() ? nullptr : found->second.get();
+}
+
+Lease* LeaseTable::Find(const std::string& tenant, const std::string& id) {
+  Lease* const lease = Find(id);
+  return lease != nullptr && lease->tenant == tenant ? lease : nullptr;
+}
+
+void LeaseTable::Insert(std::unique_ptr<Lease> lease) {
+  const std::string id = lease->id;
+  KVDEPOT_CHECK(leases_.emplace(id, std::move(lease)).second);
+}
+
+void LeaseTable::Erase(const std::string& id, LetGo* let_go) {
+  const auto found = leases_.find(id);
+  for (auto& [session_id, shown] : found->second->shown) let_go->Add(std::move(shown));
+  for (auto& [serial, slab] : found->second->slabs) let_go->slabs.push_back(std::move(slab.hold));
+  leases_.erase(found);
+}
+
+size_t LeaseTable::OpenCountOf(const std::string& tenant) const {
+  size_t count = 0;
+  for (const auto& [id, lease] : leases_) count += lease->tenant == tenant && !lease->ended();
+  return count;
+}
+
+std::vector<std::string> LeaseTable::Overdue(absl::Time now) const {
+  std::vector<std::string> ids;
+  for (const auto& [id, lease] : leases_) {
+    if (!lease->ended() && now >= lease->deadline) ids.push_back(id);
+  }
+  return ids;
+}
+
+MappingUsage LeaseTable::usage() const {
+  MappingUsage usage;
+  for (const auto& [id, lease] : leases_) {
+    usage.leases += !lease->ended();
+    for (const auto& [serial, slab] : lease->slabs) usage.mapped_bytes += slab.size_bytes;
+    for (const auto& [session_id, shown] : lease->shown) {
+      for (const auto& [version, directory] : shown.versions) {
+        usage.versions_held_back += version < shown.newest_version;
+      }
+    }
+  }
+  return usage;
+}
+
+}  // namespace kvdepot

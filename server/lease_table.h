@@ -1,0 +1,97 @@
+// Leases: which processes may map sessions, and what they have been shown.
+//
+//   open ----------------> ended ----------------> gone
+//     stream's messages      its process lives:      all it was shown is free
+//                            nothing is reused
+//
+// A lease's *right* ends with its stream. What its process was *shown*, directories and slabs,
+// stays held until the process says that it has let go of it, or is gone (life_sockets.h).
+#ifndef KVDEPOT_SERVER_LEASE_TABLE_H_
+#define KVDEPOT_SERVER_LEASE_TABLE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "gpu/slab_pool.h"
+#include "server/directory.h"
+#include "server/mapping_types.h"
+#include "server/session.h"
+
+namespace kvdepot {
+
+struct Lease {
+  // What the process was shown of one session.
+  struct Shown {
+    // Weak: a session that was deleted goes, but for what directories hold.
+    std::weak_ptr<Session> session;
+    // Not retired, by version.
+    std::map<uint64_t, DirectoryRef> versions;
+    uint64_t newest_version = 0;
+  };
+  struct MappedSlab {
+    std::unique_ptr<SlabHold> hold;
+    uint64_t size_bytes = 0;
+  };
+
+  std::string id;
+  std::string tenant;
+  // Null once the right has ended.
+  std::shared_ptr<LeaseStream> stream;
+  // Null until the process' life socket is there.
+  std::shared_ptr<LeasePeer> peer;
+  // When the right ends without a further message.
+  absl::Time deadline;
+  std::map<std::string, Shown> shown;
+  std::map<uint64_t, MappedSlab> slabs;
+
+  bool ended() const { return stream == nullptr; }
+};
+
+// What leases held and let go of. Destroyed by the caller without its lock: freeing takes time.
+struct LetGo {
+  std::vector<DirectoryRef> directories;
+  std::vector<std::unique_ptr<SlabHold>> slabs;
+
+  void Add(Lease::Shown shown);
+};
+
+struct MappingUsage {
+  uint64_t leases = 0;
+  // Over all leases: what is mapped twice counts twice.
+  uint64_t mapped_bytes = 0;
+  // Directories that a lease has not retired though it was shown a newer one.
+  uint64_t versions_held_back = 0;
+};
+
+// Not thread-safe: the engine's lock guards it.
+class LeaseTable {
+ public:
+  // Null: no such lease of this tenant.
+  Lease* Find(const std::string& tenant, const std::string& id);
+  Lease* Find(const std::string& id);
+
+  void Insert(std::unique_ptr<Lease> lease);
+  // All that it holds goes to `let_go`.
+  void Erase(const std::string& id, LetGo* let_go);
+
+  // Leases whose right has not ended.
+  size_t OpenCountOf(const std::string& tenant) const;
+  // Ids of those without a message until `now`.
+  std::vector<std::string> Overdue(absl::Time now) const;
+  const std::map<std::string, std::unique_ptr<Lease>>& all() const { return leases_; }
+
+  MappingUsage usage() const;
+
+ private:
+  std::map<std::string, std::unique_ptr<Lease>> leases_;
+};
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_LEASE_TABLE_H_

@@ -1,0 +1,45 @@
+#include "server/map_room.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
+
+namespace kvdepot {
+
+uint64_t RoomTokens(const Session& session) {
+  uint64_t room = std::numeric_limits<uint64_t>::max();
+  for (size_t i = 0; i < session.layers().size(); ++i) {
+    room = std::min(room, session.layers()[i].RoomIn(session.writer()->room[i].size()));
+  }
+  return room;
+}
+
+void TopUpRoom(EngineState* state, Session* session) {
+  for (size_t i = 0; i < session->layers().size(); ++i) {
+    std::vector<uint64_t> sizes_bytes;
+    {
+      MutexLock lock(state->mu);
+      const absl::optional<MappedWriter>& writer = session->writer();
+      // Its lease may have ended meanwhile.
+      if (!writer.has_value()) return;
+      const Layer& layer = session->layers()[i];
+      const uint64_t tokens = std::min(writer->room_tokens,
+                                       state->options.tokens_per_session_max - layer.token_count());
+      const std::vector<int> capacities = layer.ExtentsFor(tokens);
+      for (size_t k = writer->room[i].size(); k < capacities.size(); ++k) {
+        sizes_bytes.push_back(
+            ExactExtentBytes(layer.shape(), session->spec().dtype, capacities[k]));
+      }
+    }
+    absl::StatusOr<std::vector<ExtentRef>> extents =
+        state->Allocate(session->tenant(), ExtentUse::kTail, sizes_bytes);
+    if (!extents.ok()) return;
+    MutexLock lock(state->mu);
+    absl::optional<MappedWriter>& writer = session->writer();
+    if (!writer.has_value()) return;
+    for (ExtentRef& extent : *extents) writer->room[i].push_back(std::move(extent));
+  }
+}
+
+}  // namespace kvdepot

@@ -1,0 +1,189 @@
+#include "server/services/life_sockets.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gpu/descriptor_packet.h"
+#include "kvdepot/v1/mapping.pb.h"
+#include "server/peer_process.h"
+#include "server/services/mapping_convert.h"
+
+namespace kvdepot {
+namespace {
+
+// For a connection that says nothing.
+constexpr absl::Duration kHelloTimeout = absl::Seconds(5);
+// Connections without a hello; one more takes the oldest one's place.
+constexpr size_t kStrangersMax = 64;
+constexpr int kBacklog = 64;
+
+// The socket of one lease's process, as the engine sees it.
+class Peer final : public LeasePeer {
+ public:
+  explicit Peer(FileDescriptor socket) : socket_(std::move(socket)) {}
+  int socket() const { return socket_.get(); }
+
+  absl::Status SendSlab(const SlabNotice& notice, const IpcRegion& region) override {
+    v1::LifeServerMessage message;
+    ToProto(notice, message.mutable_slab());
+    return SendPacket(socket_.get(), message.SerializeAsString(), region.descriptor.get());
+  }
+
+ private:
+  const FileDescriptor socket_;
+};
+
+}  // namespace
+
+struct LifeSockets::Connection {
+  std::shared_ptr<Peer> peer;
+  absl::Time hello_deadline;
+  // Both empty before the hello.
+  std::string lease_id;
+  FileDescriptor pidfd;
+  bool at_end = false;
+  bool process_ended = false;
+};
+
+absl::StatusOr<std::unique_ptr<LifeSockets>> LifeSockets::Start(const std::string& path,
+                                                                Engine* engine) {
+  absl::StatusOr<UnixSocketClaim> claim = ClaimUnixSocket(path);
+  if (!claim.ok()) return claim.status();
+  FileDescriptor listener(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  FileDescriptor wake(eventfd(0, EFD_CLOEXEC));
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.c_str(), path.size());
+  const OwnerOnlyUmask owner_only;
+  if (!listener || !wake ||
+      bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
+      listen(listener.get(), kBacklog) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("listen: ", path, ": ", std::strerror(errno)));
+  }
+  std::unique_ptr<LifeSockets> sockets(
+      new LifeSockets(path, engine, *std::move(claim), std::move(listener), std::move(wake)));
+  sockets->thread_ = std::thread([self = sockets.get()] { self->Run(); });
+  return sockets;
+}
+
+LifeSockets::LifeSockets(std::string path, Engine* engine, UnixSocketClaim claim,
+                         FileDescriptor listener, FileDescriptor wake)
+    : path_(std::move(path)),
+      engine_(engine),
+      claim_(std::move(claim)),
+      listener_(std::move(listener)),
+      wake_(std::move(wake)) {}
+
+LifeSockets::~LifeSockets() {
+  const uint64_t one = 1;
+  if (thread_.joinable() && write(wake_.get(), &one, sizeof(one)) == sizeof(one)) thread_.join();
+  unlink(path_.c_str());
+}
+
+void LifeSockets::Run() {
+  for (;;) {
+    // A socket at its end and a process that has ended stay so: they are not asked again.
+    std::vector<pollfd> polled = {{wake_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}};
+    absl::Time next_deadline = absl::InfiniteFuture();
+    for (const std::unique_ptr<Connection>& connection : connections_) {
+      polled.push_back(
+          {connection->at_end ? -1 : connection->peer->socket(), POLLIN | POLLRDHUP, 0});
+      polled.push_back(
+          {connection->process_ended || !connection->pidfd ? -1 : connection->pidfd.get(), POLLIN,
+           0});
+      if (connection->lease_id.empty()) {
+        next_deadline = std::min(next_deadline, connection->hello_deadline);
+      }
+    }
+    int timeout_ms = -1;
+    if (next_deadline != absl::InfiniteFuture()) {
+      timeout_ms = static_cast<int>(
+          absl::ToInt64Milliseconds(std::max(next_deadline - absl::Now(), absl::ZeroDuration())) +
+          1);
+    }
+    if (poll(polled.data(), polled.size(), timeout_ms) < 0 && errno != EINTR) return;
+    if (polled[0].revents != 0) return;
+
+    std::vector<std::unique_ptr<Connection>> remaining;
+    for (size_t i = 0; i < connections_.size(); ++i) {
+      Connection* const connection = connections_[i].get();
+      bool goes_on = true;
+      if (polled[3 + 2 * i].revents != 0) connection->process_ended = true;
+      if (const short events = polled[2 + 2 * i].revents; events != 0) {
+        goes_on = Serve(connection, (events & (POLLHUP | POLLRDHUP | POLLERR)) != 0);
+      }
+      if (connection->lease_id.empty()) {
+        goes_on = goes_on && !connection->at_end && absl::Now() < connection->hello_deadline;
+      } else if (goes_on && connection->at_end && connection->process_ended) {
+        engine_->ReleaseLease(connection->lease_id);
+        goes_on = false;
+      }
+      if (goes_on) remaining.push_back(std::move(connections_[i]));
+    }
+    connections_ = std::move(remaining);
+    if (polled[1].revents != 0) Accept();
+  }
+}
+
+void LifeSockets::Accept() {
+  FileDescriptor socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket) return;
+  const auto is_stranger = [](const std::unique_ptr<Connection>& connection) {
+    return connection->lease_id.empty();
+  };
+  if (static_cast<size_t>(std::count_if(connections_.begin(), connections_.end(), is_stranger)) >=
+      kStrangersMax) {
+    connections_.erase(std::find_if(connections_.begin(), connections_.end(), is_stranger));
+  }
+  auto connection = std::make_unique<Connection>();
+  connection->peer = std::make_shared<Peer>(std::move(socket));
+  connection->hello_deadline = absl::Now() + kHelloTimeout;
+  connections_.push_back(std::move(connection));
+}
+
+bool LifeSockets::Serve(Connection* connection, bool hung_up) {
+  absl::StatusOr<DescriptorPacket> packet = ReceivePacket(connection->peer->socket());
+  if (!packet.ok() || packet->bytes.empty()) {
+    // What was sent before the end is read first; an empty packet is not the end.
+    connection->at_end = hung_up;
+    return true;
+  }
+  v1::LifeClientMessage message;
+  const bool parsed = message.ParseFromString(packet->bytes);
+  if (connection->lease_id.empty()) {
+    return parsed && message.has_hello() &&
+           Greet(connection, std::move(packet->descriptor), message.hello().lease_id());
+  }
+  if (parsed && message.has_released()) {
+    engine_->ReleaseLease(connection->lease_id);
+    return false;
+  }
+  // Nonsense from a process that maps: nothing follows from it, least of all that it is gone.
+  return true;
+}
+
+bool LifeSockets::Greet(Connection* connection, FileDescriptor pidfd, const std::string& lease_id) {
+  absl::StatusOr<FileDescriptor> process =
+      IdentifyPeer(connection->peer->socket(), std::move(pidfd));
+  if (!process.ok()) {
+    engine_->EndLease(lease_id, process.status());
+    return false;
+  }
+  if (!engine_->AttachLease(lease_id, connection->peer).ok()) return false;
+  connection->pidfd = *std::move(process);
+  connection->lease_id = lease_id;
+  return true;
+}
+
+}  // namespace kvdepot
