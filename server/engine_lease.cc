@@ -17,8 +17,9 @@ absl::Status UnknownLease(const std::string& lease_id) {
 
 // The process maps the session no more, or has no right to. `orderly`: it has promised to write no
 // more. Under the engine's lock.
-void EndMapping(EngineState* state, const Lease& lease, const std::shared_ptr<Session>& session,
-                bool orderly, DroppedExtents* dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu) {
+void EndMapping(EngineState* state, const LeaseRecord& lease,
+                const std::shared_ptr<Session>& session, bool orderly, DroppedExtents* dropped)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu) {
   if (session == nullptr) return;
   session->RemoveMapping();
   absl::optional<MappedWriter>& writer = session->writer();
@@ -33,7 +34,8 @@ void EndMapping(EngineState* state, const Lease& lease, const std::shared_ptr<Se
 }
 
 // Ends the right; null if it has ended before. Under the engine's lock.
-std::shared_ptr<LeaseStream> EndRight(EngineState* state, Lease* lease, DroppedExtents* dropped)
+std::shared_ptr<LeaseStream> EndRight(EngineState* state, LeaseRecord* lease,
+                                      DroppedExtents* dropped)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu) {
   if (lease->ended()) return nullptr;
   for (const auto& [session_id, shown] : lease->shown) {
@@ -44,9 +46,9 @@ std::shared_ptr<LeaseStream> EndRight(EngineState* state, Lease* lease, DroppedE
 
 }  // namespace
 
-absl::StatusOr<Lease*> FindUsableLease(EngineState* state, const std::string& tenant,
-                                       const std::string& lease_id) {
-  Lease* const lease = state->leases.Find(tenant, lease_id);
+absl::StatusOr<LeaseRecord*> FindUsableLease(EngineState* state, const std::string& tenant,
+                                             const std::string& lease_id) {
+  LeaseRecord* const lease = state->leases.Find(tenant, lease_id);
   if (lease == nullptr) return UnknownLease(lease_id);
   if (lease->ended()) {
     return absl::FailedPreconditionError(absl::StrCat("lease_id: ", lease_id, ", has ended"));
@@ -60,7 +62,7 @@ absl::StatusOr<Lease*> FindUsableLease(EngineState* state, const std::string& te
 
 absl::StatusOr<std::string> OpenLease(EngineState* state, const Caller& caller,
                                       std::shared_ptr<LeaseStream> stream) {
-  auto lease = std::make_unique<Lease>();
+  auto lease = std::make_unique<LeaseRecord>();
   lease->id = NewSessionId();
   lease->tenant = caller.tenant;
   lease->stream = std::move(stream);
@@ -84,7 +86,7 @@ absl::Status AttachLease(EngineState* state, const std::string& lease_id,
   std::shared_ptr<LeaseStream> stream;
   {
     MutexLock lock(state->mu);
-    Lease* const lease = state->leases.Find(lease_id);
+    LeaseRecord* const lease = state->leases.Find(lease_id);
     if (lease == nullptr) return UnknownLease(lease_id);
     if (lease->ended() || lease->peer != nullptr) {
       return absl::FailedPreconditionError(absl::StrCat(
@@ -99,7 +101,7 @@ absl::Status AttachLease(EngineState* state, const std::string& lease_id,
 
 void KeepLease(EngineState* state, const std::string& lease_id) {
   MutexLock lock(state->mu);
-  Lease* const lease = state->leases.Find(lease_id);
+  LeaseRecord* const lease = state->leases.Find(lease_id);
   if (lease == nullptr || lease->ended()) return;
   const absl::Time now = state->clock->Now();
   lease->deadline = now + state->options.lease_timeout;
@@ -113,7 +115,7 @@ absl::Status RetireDirectories(EngineState* state, const std::string& lease_id,
   LetGo let_go;
   {
     MutexLock lock(state->mu);
-    Lease* const lease = state->leases.Find(lease_id);
+    LeaseRecord* const lease = state->leases.Find(lease_id);
     if (lease == nullptr) return UnknownLease(lease_id);
     const auto shown = lease->shown.find(session_id);
     // It may have been unmapped while the message was on its way.
@@ -137,7 +139,7 @@ absl::Status ForgetSlabs(EngineState* state, const std::string& lease_id,
   LetGo let_go;
   {
     MutexLock lock(state->mu);
-    Lease* const lease = state->leases.Find(lease_id);
+    LeaseRecord* const lease = state->leases.Find(lease_id);
     if (lease == nullptr) return UnknownLease(lease_id);
     for (const uint64_t serial : serials) {
       const auto slab = lease->slabs.find(serial);
@@ -158,7 +160,7 @@ void EndLease(EngineState* state, const std::string& lease_id, const absl::Statu
   std::shared_ptr<LeaseStream> stream;
   {
     MutexLock lock(state->mu);
-    Lease* const lease = state->leases.Find(lease_id);
+    LeaseRecord* const lease = state->leases.Find(lease_id);
     if (lease == nullptr) return;
     stream = EndRight(state, lease, &dropped);
     // Nobody was shown anything.
@@ -174,7 +176,7 @@ void ReleaseLease(EngineState* state, const std::string& lease_id) {
   std::shared_ptr<LeaseStream> stream;
   {
     MutexLock lock(state->mu);
-    Lease* const lease = state->leases.Find(lease_id);
+    LeaseRecord* const lease = state->leases.Find(lease_id);
     if (lease == nullptr) return;
     stream = EndRight(state, lease, &dropped);
     state->leases.Erase(lease_id, &let_go);
@@ -205,7 +207,7 @@ absl::Status UnmapSession(EngineState* state, const Caller& caller, const std::s
   LetGo let_go;
   {
     MutexLock lock(state->mu);
-    absl::StatusOr<Lease*> lease = FindUsableLease(state, caller.tenant, lease_id);
+    absl::StatusOr<LeaseRecord*> lease = FindUsableLease(state, caller.tenant, lease_id);
     if (!lease.ok()) return lease.status();
     const auto shown = (*lease)->shown.find(session_id);
     if (shown == (*lease)->shown.end()) {

@@ -32,8 +32,8 @@ absl::Status UnmapSession(EngineState* state, const Caller& caller, const std::s
 
 // The lease, which may map: NOT_FOUND, or FAILED_PRECONDITION if its right has ended or its process
 // is not known yet.
-absl::StatusOr<Lease*> FindUsableLease(EngineState* state, const std::string& tenant,
-                                       const std::string& lease_id)
+absl::StatusOr<LeaseRecord*> FindUsableLease(EngineState* state, const std::string& tenant,
+                                             const std::string& lease_id)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu);
 
 // Sessions that were deleted: asks whoever maps them to stop.

@@ -26,7 +26,7 @@ absl::Status CheckRoomTokens(const EngineState& state, uint64_t room_tokens) {
 }
 
 // RESOURCE_EXHAUSTED if the lease holds as many directories of the session as it may.
-absl::Status CheckVersions(const EngineState& state, const Lease& lease,
+absl::Status CheckVersions(const EngineState& state, const LeaseRecord& lease,
                            const std::string& session_id) {
   const auto shown = lease.shown.find(session_id);
   if (shown == lease.shown.end()) return absl::OkStatus();
@@ -59,7 +59,7 @@ class Publication {
  private:
   absl::Status Show(MapReply* reply) {
     MutexLock lock(state_->mu);
-    absl::StatusOr<Lease*> lease = FindUsableLease(state_, tenant_, lease_id_);
+    absl::StatusOr<LeaseRecord*> lease = FindUsableLease(state_, tenant_, lease_id_);
     if (!lease.ok()) return lease.status();
     if (session_->deleted()) {
       return absl::NotFoundError(
@@ -84,7 +84,7 @@ class Publication {
   }
 
   // Those that the lease was not sent yet.
-  void FindSlabs(const Lease& lease, const Directory& directory, bool with_room) {
+  void FindSlabs(const LeaseRecord& lease, const Directory& directory, bool with_room) {
     const auto add = [&](const ExtentRef& extent, bool writable) {
       const uint64_t serial = extent->memory->place().serial;
       if (lease.slabs.count(serial) == 0) missing_[serial] = writable;
@@ -100,7 +100,7 @@ class Publication {
 
   // Without the lock: a slab that the directory lists stays, and one worker sends them all.
   absl::Status SendSlabs(MapReply* reply) {
-    std::map<uint64_t, Lease::MappedSlab> sent;
+    std::map<uint64_t, LeaseRecord::MappedSlab> sent;
     absl::Status status;
     for (const auto& [serial, writable] : missing_) {
       absl::StatusOr<ExportedSlab> slab = state_->backend->ExportSlab(serial);
@@ -116,7 +116,7 @@ class Publication {
     if (sent.empty()) return status;
     MutexLock lock(state_->mu);
     // The process may have gone, and its lease with it: then nobody maps what was sent.
-    Lease* const lease = state_->leases.Find(lease_id_);
+    LeaseRecord* const lease = state_->leases.Find(lease_id_);
     if (lease != nullptr) lease->slabs.merge(sent);
     return status;
   }
@@ -142,7 +142,7 @@ class MapWork final : public EngineWork<MapReply> {
     MutexLock lock(state()->mu);
     status = state()->CheckAccepting();
     if (!status.ok()) return status;
-    const absl::StatusOr<Lease*> lease =
+    const absl::StatusOr<LeaseRecord*> lease =
         FindUsableLease(state(), caller().tenant, request_.lease_id);
     if (!lease.ok()) return lease.status();
     absl::StatusOr<std::shared_ptr<Session>> session =
@@ -181,7 +181,7 @@ class MapWork final : public EngineWork<MapReply> {
     absl::Status status = TakeOver(state(), session_.get());
     if (!status.ok()) return status;
     MutexLock lock(state()->mu);
-    const absl::StatusOr<Lease*> lease =
+    const absl::StatusOr<LeaseRecord*> lease =
         FindUsableLease(state(), caller().tenant, request_.lease_id);
     if (!lease.ok()) return lease.status();
     // The lease's end looks for its rights among what it was shown.
@@ -221,7 +221,7 @@ class CommitWork final : public EngineWork<MapReply> {
     MutexLock lock(state()->mu);
     status = state()->CheckAccepting();
     if (!status.ok()) return status;
-    const absl::StatusOr<Lease*> lease =
+    const absl::StatusOr<LeaseRecord*> lease =
         FindUsableLease(state(), caller().tenant, request_.lease_id);
     if (!lease.ok()) return lease.status();
     absl::StatusOr<MutationRight> right = MutationRight::TakeAsWriter(

@@ -6,21 +6,21 @@
 
 namespace kvdepot {
 
-void LetGo::Add(Lease::Shown shown) {
+void LetGo::Add(LeaseRecord::Shown shown) {
   for (auto& [version, directory] : shown.versions) directories.push_back(std::move(directory));
 }
 
-Lease* LeaseTable::Find(const std::string& id) {
+LeaseRecord* LeaseTable::Find(const std::string& id) {
   const auto found = leases_.find(id);
   return found == leases_.end() ? nullptr : found->second.get();
 }
 
-Lease* LeaseTable::Find(const std::string& tenant, const std::string& id) {
-  Lease* const lease = Find(id);
+LeaseRecord* LeaseTable::Find(const std::string& tenant, const std::string& id) {
+  LeaseRecord* const lease = Find(id);
   return lease != nullptr && lease->tenant == tenant ? lease : nullptr;
 }
 
-void LeaseTable::Insert(std::unique_ptr<Lease> lease) {
+void LeaseTable::Insert(std::unique_ptr<LeaseRecord> lease) {
   const std::string id = lease->id;
   KVDEPOT_CHECK(leases_.emplace(id, std::move(lease)).second);
 }

@@ -25,7 +25,7 @@
 
 namespace kvdepot {
 
-struct Lease {
+struct LeaseRecord {
   // What the process was shown of one session.
   struct Shown {
     // Weak: a session that was deleted goes, but for what directories hold.
@@ -58,7 +58,7 @@ struct LetGo {
   std::vector<DirectoryRef> directories;
   std::vector<std::unique_ptr<SlabHold>> slabs;
 
-  void Add(Lease::Shown shown);
+  void Add(LeaseRecord::Shown shown);
 };
 
 struct MappingUsage {
@@ -73,10 +73,10 @@ struct MappingUsage {
 class LeaseTable {
  public:
   // Null: no such lease of this tenant.
-  Lease* Find(const std::string& tenant, const std::string& id);
-  Lease* Find(const std::string& id);
+  LeaseRecord* Find(const std::string& tenant, const std::string& id);
+  LeaseRecord* Find(const std::string& id);
 
-  void Insert(std::unique_ptr<Lease> lease);
+  void Insert(std::unique_ptr<LeaseRecord> lease);
   // All that it holds goes to `let_go`.
   void Erase(const std::string& id, LetGo* let_go);
 
@@ -84,12 +84,12 @@ class LeaseTable {
   size_t OpenCountOf(const std::string& tenant) const;
   // Ids of those without a message until `now`.
   std::vector<std::string> Overdue(absl::Time now) const;
-  const std::map<std::string, std::unique_ptr<Lease>>& all() const { return leases_; }
+  const std::map<std::string, std::unique_ptr<LeaseRecord>>& all() const { return leases_; }
 
   MappingUsage usage() const;
 
  private:
-  std::map<std::string, std::unique_ptr<Lease>> leases_;
+  std::map<std::string, std::unique_ptr<LeaseRecord>> leases_;
 };
 
 }  // namespace kvdepot

@@ -1,0 +1,350 @@
+#include "client/lease.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/connection.h"
+#include "client/grpc_status.h"
+#include "gpu/descriptor_packet.h"
+#include "gpu/shared_memory.h"
+#include "kvdepot/v1/kv_depot_service.grpc.pb.h"
+
+namespace kvdepot {
+namespace {
+
+// How often a mapping is asked for again whose slab was on its way out.
+constexpr int kMapAttemptsMax = 5;
+
+absl::StatusOr<FileDescriptor> ConnectLifeSocket(const std::string& path) {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof(address.sun_path)) {
+    return absl::UnavailableError(absl::StrCat("life_socket: ", path, ", is too long a path"));
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  FileDescriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!socket ||
+      connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    return absl::UnavailableError(absl::StrCat("life_socket: ", path, ": ", std::strerror(errno)));
+  }
+  return socket;
+}
+
+class OpenLease final : public Lease {
+ public:
+  OpenLease(const std::string& target, const Client::Options& options)
+      : connection_(target, options.credentials, options.token),
+        stub_(v1::KvDepotService::NewStub(connection_.channel())) {}
+
+  ~OpenLease() override {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      closing_ = true;
+      changed_.notify_all();
+    }
+    if (heartbeat_.joinable()) heartbeat_.join();
+    // Nothing is mapped any more: the daemon need not wait for the end of this process.
+    regions_.clear();
+    if (life_socket_) {
+      v1::LifeClientMessage message;
+      message.mutable_released();
+      SendPacket(life_socket_.get(), message.SerializeAsString(), -1).IgnoreError();
+    }
+    if (stream_ != nullptr) {
+      context_.TryCancel();
+      if (reader_.joinable()) {
+        reader_.join();
+      } else {
+        stream_->Finish().IgnoreError();
+      }
+    }
+  }
+
+  absl::Status Start(absl::Time deadline) {
+    connection_.Prepare(&context_, absl::InfiniteFuture());
+    stream_ = stub_->OpenLease(&context_);
+    // A daemon that does not answer in time: the stream has no deadline of its own.
+    std::thread reader([this] { Read(); });
+    reader_ = std::move(reader);
+    v1::OpenLeaseRequest request;
+    request.mutable_opening()->set_layout_version(kMappedLayoutVersion);
+    Write(request);
+    absl::Status status = WaitFor(deadline, [this] { return opened_.has_value(); });
+    if (!status.ok()) return status;
+    absl::StatusOr<FileDescriptor> socket = ConnectLifeSocket(opened_->life_socket());
+    if (!socket.ok()) return socket.status();
+    life_socket_ = *std::move(socket);
+    const FileDescriptor pidfd(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+    if (!pidfd) {
+      return absl::UnavailableError(absl::StrCat("pidfd: ", std::strerror(errno)));
+    }
+    v1::LifeClientMessage hello;
+    hello.mutable_hello()->set_lease_id(opened_->lease_id());
+    status = SendPacket(life_socket_.get(), hello.SerializeAsString(), pidfd.get());
+    if (status.ok()) status = WaitFor(deadline, [this] { return attached_; });
+    if (!status.ok()) return status;
+    const absl::Duration timeout =
+        absl::Seconds(opened_->timeout().seconds()) + absl::Nanoseconds(opened_->timeout().nanos());
+    heartbeat_ = std::thread([this, period = timeout / 3] { SendHeartbeats(period); });
+    return absl::OkStatus();
+  }
+
+  const std::string& id() const override { return opened_->lease_id(); }
+  uint64_t epoch() const override { return opened_->epoch(); }
+
+  absl::Status status() const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return status_;
+  }
+  bool IsUnmapWanted(const std::string& session_id) const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return unmap_wanted_.count(session_id) > 0;
+  }
+
+  absl::StatusOr<v1::MapSessionResponse> Map(v1::MapSessionRequest request,
+                                             absl::Time deadline) override {
+    request.set_lease_id(id());
+    request.set_epoch(epoch());
+    const std::lock_guard<std::mutex> calls(calls_);
+    for (int attempt = 1;; ++attempt) {
+      v1::MapSessionResponse response;
+      absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {
+        return stub_->MapSession(context, request, &response);
+      });
+      if (!status.ok()) return status;
+      status = ReceiveSlabs(response.directory(), deadline);
+      if (status.ok()) return response;
+      if (!absl::IsNotFound(status) || attempt == kMapAttemptsMax) return status;
+    }
+  }
+
+  absl::StatusOr<v1::CommitResponse> Commit(v1::CommitRequest request,
+                                            absl::Time deadline) override {
+    request.set_lease_id(id());
+    request.set_epoch(epoch());
+    const std::lock_guard<std::mutex> calls(calls_);
+    v1::CommitResponse response;
+    absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {
+      return stub_->Commit(context, request, &response);
+    });
+    if (status.ok()) status = ReceiveSlabs(response.directory(), deadline);
+    if (!status.ok()) return status;
+    return response;
+  }
+
+  absl::StatusOr<v1::Session> Truncate(v1::TruncateSessionRequest request,
+                                       absl::Time deadline) override {
+    request.set_lease_id(id());
+    const std::lock_guard<std::mutex> calls(calls_);
+    v1::TruncateSessionResponse response;
+    const absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {
+      return stub_->TruncateSession(context, request, &response);
+    });
+    if (!status.ok()) return status;
+    return std::move(*response.mutable_session());
+  }
+
+  absl::Status Unmap(const std::string& session_id, absl::Time deadline) override {
+    v1::UnmapSessionRequest request;
+    request.set_lease_id(id());
+    request.set_epoch(epoch());
+    request.set_session_id(session_id);
+    const std::lock_guard<std::mutex> calls(calls_);
+    v1::UnmapSessionResponse response;
+    const absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {
+      return stub_->UnmapSession(context, request, &response);
+    });
+    DropUnusedRegions();
+    return status;
+  }
+
+  void Retire(const std::string& session_id, uint64_t version) override {
+    v1::OpenLeaseRequest request;
+    request.mutable_retirement()->set_session_id(session_id);
+    request.mutable_retirement()->set_version(version);
+    Write(request);
+  }
+
+  RegionRef Region(uint64_t serial) const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = regions_.find(serial);
+    return found == regions_.end() ? nullptr : found->second;
+  }
+
+ private:
+  template <typename Attempt>
+  absl::Status Call(absl::Time deadline, const Attempt& attempt) {
+    absl::Status ended = status();
+    if (!ended.ok()) return ended;
+    return connection_.CallOnce(deadline, attempt);
+  }
+
+  // False: the stream is broken, and the reader will say why.
+  bool Write(const v1::OpenLeaseRequest& request) {
+    const std::lock_guard<std::mutex> lock(writes_);
+    return stream_->Write(request);
+  }
+
+  void Read() {
+    v1::OpenLeaseResponse response;
+    while (stream_->Read(&response)) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      switch (response.message_case()) {
+        case v1::OpenLeaseResponse::kOpened:
+          opened_ = response.opened();
+          break;
+        case v1::OpenLeaseResponse::kAttached:
+          attached_ = true;
+          break;
+        case v1::OpenLeaseResponse::kUnmap:
+          unmap_wanted_.insert(response.unmap().session_ids().begin(),
+                               response.unmap().session_ids().end());
+          break;
+        case v1::OpenLeaseResponse::MESSAGE_NOT_SET:
+          break;
+      }
+      changed_.notify_all();
+    }
+    absl::Status status = FromGrpcStatus(stream_->Finish());
+    if (status.ok()) status = absl::UnavailableError("lease: the daemon has ended the stream");
+    const std::lock_guard<std::mutex> lock(mutex_);
+    status_ = std::move(status);
+    changed_.notify_all();
+  }
+
+  template <typename Condition>
+  absl::Status WaitFor(absl::Time deadline, const Condition& condition) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!condition()) {
+      if (!status_.ok()) return status_;
+      if (changed_.wait_until(lock, absl::ToChronoTime(deadline)) == std::cv_status::timeout) {
+        return absl::DeadlineExceededError("lease: the daemon does not answer");
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  void SendHeartbeats(absl::Duration period) {
+    v1::OpenLeaseRequest request;
+    request.mutable_heartbeat();
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!closing_ && status_.ok()) {
+      lock.unlock();
+      Write(request);
+      lock.lock();
+      changed_.wait_for(lock, absl::ToChronoNanoseconds(period),
+                        [this] { return closing_ || !status_.ok(); });
+    }
+  }
+
+  // The daemon has sent them before its answer.
+  absl::Status ReceiveSlabs(const v1::MappedDirectory& directory, absl::Time deadline) {
+    for (const v1::MappedSlab& slab : directory.slabs()) {
+      while (Region(slab.serial()) == nullptr) {
+        absl::Status status = ReceiveSlab(deadline);
+        if (!status.ok()) return status;
+      }
+    }
+    // One that the daemon thought to be mapped, and this process had let go of meanwhile.
+    for (const v1::MappedLayer& layer : directory.layers()) {
+      for (const auto* list : {&layer.extents(), &layer.room()}) {
+        for (const v1::MappedExtent& extent : *list) {
+          if (Region(extent.slab()) == nullptr) {
+            return absl::NotFoundError(absl::StrCat("slab: ", extent.slab(), ", is not mapped"));
+          }
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReceiveSlab(absl::Time deadline) {
+    pollfd polled = {life_socket_.get(), POLLIN, 0};
+    const absl::Duration left = std::max(deadline - absl::Now(), absl::ZeroDuration());
+    const int64_t left_ms = std::min<int64_t>(absl::ToInt64Milliseconds(left), 1 << 30);
+    if (poll(&polled, 1, static_cast<int>(left_ms)) <= 0) {
+      return absl::DeadlineExceededError("life_socket: a slab has not come");
+    }
+    absl::StatusOr<DescriptorPacket> packet = ReceivePacket(life_socket_.get());
+    if (!packet.ok()) return packet.status();
+    v1::LifeServerMessage message;
+    if (packet->bytes.empty() || !message.ParseFromString(packet->bytes) || !message.has_slab()) {
+      return absl::UnavailableError("life_socket: the daemon has closed it");
+    }
+    const v1::MappedSlab& slab = message.slab();
+    if (slab.kind() != v1::MAPPED_SLAB_KIND_SHARED_MEMORY) {
+      return absl::UnimplementedError(absl::StrCat("slab.kind: ", static_cast<int>(slab.kind()),
+                                                   ", this client maps shared memory alone"));
+    }
+    absl::StatusOr<std::unique_ptr<MappedRegion>> region =
+        MapSharedMemory(packet->descriptor, slab.size_bytes(),
+                        slab.writable() ? RegionAccess::kReadWrite : RegionAccess::kRead);
+    if (!region.ok()) return region.status();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    regions_[slab.serial()] = *std::move(region);
+    return absl::OkStatus();
+  }
+
+  void DropUnusedRegions() {
+    v1::OpenLeaseRequest request;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      for (auto region = regions_.begin(); region != regions_.end();) {
+        if (region->second.use_count() > 1) {
+          ++region;
+          continue;
+        }
+        request.mutable_unmapped()->add_slabs(region->first);
+        region = regions_.erase(region);
+      }
+    }
+    if (request.has_unmapped()) Write(request);
+  }
+
+  Connection connection_;
+  const std::unique_ptr<v1::KvDepotService::Stub> stub_;
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::OpenLeaseRequest, v1::OpenLeaseResponse>> stream_;
+  FileDescriptor life_socket_;
+  std::thread reader_;
+  std::thread heartbeat_;
+
+  std::mutex calls_;
+  std::mutex writes_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  // All below are guarded by mutex_; opened_ does not change once Start has returned.
+  absl::optional<v1::LeaseOpened> opened_;
+  bool attached_ = false;
+  bool closing_ = false;
+  absl::Status status_;
+  std::set<std::string> unmap_wanted_;
+  std::map<uint64_t, RegionRef> regions_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<Lease>> Lease::Open(const std::string& target,
+                                                   const Client::Options& options,
+                                                   absl::Time deadline) {
+  auto lease = std::make_shared<OpenLease>(target, options);
+  absl::Status status = lease->Start(deadline);
+  if (!status.ok()) return status;
+  return std::shared_ptr<Lease>(std::move(lease));
+}
+
+}  // namespace kvdepot
