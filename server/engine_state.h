@@ -75,7 +75,7 @@ struct EngineState {
   SessionTable sessions ABSL_GUARDED_BY(mu);
   LeaseTable leases ABSL_GUARDED_BY(mu);
   // Sessions that wait for their TakeOver (take_over.h).
-  std::vector<std::shared_ptr<Session>> left_by_writer ABSL_GUARDED_BY(mu);
+  std::vector<std::weak_ptr<Session>> left_by_writer ABSL_GUARDED_BY(mu);
   // Of the calibrations that tenants stored, by tenant and hash. Never dropped, like those.
   std::map<std::pair<std::string, std::string>, MemoryCharge> calibration_charges
       ABSL_GUARDED_BY(mu);

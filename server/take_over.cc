@@ -113,10 +113,12 @@ void StartTakeOvers(EngineState* state) {
   std::vector<std::shared_ptr<Session>> sessions;
   {
     MutexLock lock(state->mu);
-    for (const std::shared_ptr<Session>& session : std::exchange(state->left_by_writer, {})) {
-      if (session->left_by_writer() && !session->deleted()) sessions.push_back(session);
+    for (const std::weak_ptr<Session>& left : std::exchange(state->left_by_writer, {})) {
+      std::shared_ptr<Session> session = left.lock();
+      if (session == nullptr || !session->left_by_writer() || session->deleted()) continue;
+      state->left_by_writer.push_back(session);
+      sessions.push_back(std::move(session));
     }
-    state->left_by_writer = sessions;
   }
   for (const std::shared_ptr<Session>& session : sessions) {
     Caller caller;
