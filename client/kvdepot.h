@@ -1,0 +1,168 @@
+/* Mapped sessions of a KV Depot daemon, for C and whatever calls C.
+ *
+ *   kvdepot_lease* lease;                             // this process's right to map
+ *   kvdepot_session* session;                         // one session, mapped
+ *   kvdepot_stream* stream;                           // who attends, one a thread
+ *   kvdepot_lease_open("unix:/run/kvdepotd.sock", NULL, 5.0, &lease);
+ *   kvdepot_session_create(lease, &spec, KVDEPOT_WRITE, 0, 5.0, &session);
+ *   kvdepot_stream_create(1, &stream);
+ *   for each token:
+ *     for each layer: kvdepot_append_attend(stream, layer, 0, &query, 1);
+ *     every few dozen: kvdepot_commit(session, 0, 5.0);
+ *
+ * Every function that returns int returns KVDEPOT_OK or another code below, after which
+ * kvdepot_error_message() says, on the same thread, what was wrong. A refused call changes nothing.
+ * No exception leaves this library, and nothing in it ends the process for what a caller passes,
+ * but for pointers that are none.
+ *
+ * Handles are closed in the order session, lease; streams at any time. One thread at a time appends
+ * to a session, truncates it or clears its error; one thread at a time uses a stream. Otherwise all
+ * is thread-safe. Times are seconds that a call may wait for the daemon. Strings are UTF-8 and read
+ * during the call only.
+ *
+ * Structs that grow carry their size: set struct_size to sizeof of the struct, and the rest to zero
+ * where you have nothing to say. */
+#ifndef KVDEPOT_CLIENT_KVDEPOT_H_
+#define KVDEPOT_CLIENT_KVDEPOT_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The library's soname carries the same number. */
+#define KVDEPOT_ABI_VERSION 1
+uint32_t kvdepot_abi_version(void);
+
+/* One meaning each, gRPC's numbers: proto/kvdepot/v1/kv_depot_service.proto. */
+enum {
+  KVDEPOT_OK = 0,
+  KVDEPOT_CANCELLED = 1,
+  KVDEPOT_UNKNOWN = 2,
+  KVDEPOT_INVALID_ARGUMENT = 3,
+  KVDEPOT_DEADLINE_EXCEEDED = 4,
+  KVDEPOT_NOT_FOUND = 5,
+  KVDEPOT_ALREADY_EXISTS = 6,
+  KVDEPOT_PERMISSION_DENIED = 7,
+  KVDEPOT_RESOURCE_EXHAUSTED = 8,
+  KVDEPOT_FAILED_PRECONDITION = 9,
+  KVDEPOT_ABORTED = 10,
+  KVDEPOT_OUT_OF_RANGE = 11,
+  KVDEPOT_UNIMPLEMENTED = 12,
+  KVDEPOT_INTERNAL = 13,
+  KVDEPOT_UNAVAILABLE = 14,
+  KVDEPOT_DATA_LOSS = 15,
+  KVDEPOT_UNAUTHENTICATED = 16
+};
+
+/* Of the last call on this thread that did not return KVDEPOT_OK; valid until the next one. */
+const char* kvdepot_error_message(void);
+
+typedef struct kvdepot_lease kvdepot_lease;
+typedef struct kvdepot_session kvdepot_session;
+typedef struct kvdepot_stream kvdepot_stream;
+
+/* `token` names the tenant; NULL: none is sent. FAILED_PRECONDITION names both versions where
+ * daemon and library speak different ones. */
+int kvdepot_lease_open(const char* target, const char* token, double timeout_seconds,
+                       kvdepot_lease** lease);
+/* OK, or why the lease has ended: UNAVAILABLE where the daemon has gone. Its sessions stay
+ * readable; close them and it, and open another one. */
+int kvdepot_lease_status(const kvdepot_lease* lease);
+/* NULL is fine, here and below. Its sessions are closed. */
+void kvdepot_lease_close(kvdepot_lease* lease);
+
+enum { KVDEPOT_BF16 = 1, KVDEPOT_FP16 = 2, KVDEPOT_FP32 = 3 };
+enum { KVDEPOT_RAW = 1, KVDEPOT_PLANES = 2 };
+enum { KVDEPOT_READ = 1, KVDEPOT_WRITE = 2 };
+
+typedef struct kvdepot_layer_shape {
+  uint32_t kv_heads;
+  uint32_t query_heads;
+  uint32_t head_dim;
+  uint32_t sliding_window; /* 0: none */
+  float soft_cap;          /* 0: none */
+} kvdepot_layer_shape;
+
+typedef struct kvdepot_session_spec {
+  size_t struct_size;
+  const char* name;
+  const char* model;       /* NULL: empty */
+  const char* calibration; /* hash; NULL: the session makes its own */
+  int dtype;
+  int codec;   /* 0: planes */
+  int profile; /* numbers of session.proto; 0: the codec's default */
+  const kvdepot_layer_shape* layers;
+  size_t layer_count;
+} kvdepot_session_spec;
+
+/* Creates the session, or takes the one of that name if it is the same, and maps it. `room_tokens`:
+ * tokens that a writer wants room for in every layer; 0: the daemon's default.
+ * FAILED_PRECONDITION: another process writes it. */
+int kvdepot_session_create(kvdepot_lease* lease, const kvdepot_session_spec* spec, int access,
+                           uint32_t room_tokens, double timeout_seconds, kvdepot_session** session);
+/* Maps the session of that name. NOT_FOUND. */
+int kvdepot_session_open(kvdepot_lease* lease, const char* name, int access, uint32_t room_tokens,
+                         double timeout_seconds, kvdepot_session** session);
+void kvdepot_session_close(kvdepot_session* session);
+
+typedef struct kvdepot_session_state {
+  size_t struct_size;
+  uint64_t committed_token_count;
+  uint64_t generation;
+  uint64_t directory_version;
+  uint64_t room_tokens; /* that fit in every layer before a commit */
+} kvdepot_session_state;
+int kvdepot_session_get_state(const kvdepot_session* session, kvdepot_session_state* state);
+/* Tokens of one layer, the writer's own included. INVALID_ARGUMENT: no such layer. */
+int kvdepot_session_token_count(const kvdepot_session* session, size_t layer, uint64_t* count);
+
+/* The session's flag: OK, or why it is up (RESOURCE_EXHAUSTED: no room; INVALID_ARGUMENT: a value
+ * that is not finite). While it is up nothing is appended, outputs and log-sum-exps are NaN, and
+ * kvdepot_commit returns the same. */
+int kvdepot_session_error(const kvdepot_session* session);
+void kvdepot_session_clear_error(kvdepot_session* session);
+
+/* k and v are [token][kv_head][channel] in the session's dtype, dense. What does not fit or is not
+ * finite is not written and raises the flag, which is not this call's error. */
+int kvdepot_append(kvdepot_session* session, size_t layer, const void* k, const void* v,
+                   size_t token_count);
+/* Makes the tokens that every layer has the session's; see kvdepot_session_create for room_tokens,
+ * 0: as before. */
+int kvdepot_commit(kvdepot_session* session, uint32_t room_tokens, double timeout_seconds);
+/* A reader's way to the newest tokens. */
+int kvdepot_refresh(kvdepot_session* session, double timeout_seconds);
+/* Keeps token_count tokens of every layer. */
+int kvdepot_truncate(kvdepot_session* session, uint64_t token_count, double timeout_seconds);
+
+/* `threads` >= 1: how many compute, the caller's included. */
+int kvdepot_stream_create(int threads, kvdepot_stream** stream);
+void kvdepot_stream_close(kvdepot_stream* stream);
+
+typedef struct kvdepot_query {
+  size_t struct_size;
+  kvdepot_session* session;
+  size_t token_count;
+  const void* k; /* kvdepot_attend: not used */
+  const void* v;
+  const void* q;      /* [token][query_head][channel] in the session's dtype */
+  float* output;      /* [token][query_head][channel] */
+  float* log_sum_exp; /* [token][query_head] */
+} kvdepot_query;
+
+/* Appends each query's tokens to its session and attends from them; returns when the outputs are
+ * there. `scale` 0: 1 / sqrt(head_dim). Before anything is written, INVALID_ARGUMENT or
+ * FAILED_PRECONDITION names the query that is wrong. */
+int kvdepot_append_attend(kvdepot_stream* stream, size_t layer, float scale,
+                          const kvdepot_query* queries, size_t query_count);
+/* Attends from the last token_count positions of the layer. */
+int kvdepot_attend(kvdepot_stream* stream, size_t layer, float scale, const kvdepot_query* queries,
+                   size_t query_count);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* KVDEPOT_CLIENT_KVDEPOT_H_ */
