@@ -165,7 +165,7 @@ class OpenLease final : public Lease {
     request.set_session_id(session_id);
     const std::lock_guard<std::mutex> calls(calls_);
     v1::UnmapSessionResponse response;
-    const absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {
+    absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {
       return stub_->UnmapSession(context, request, &response);
     });
     DropUnusedRegions();

@@ -290,7 +290,8 @@ absl::Status MappedStream::Check(size_t layer, absl::Span<const Query> queries,
       const int query_tokens = appends ? queries[i].tokens.count : queries[i].query_tokens;
       status = CheckFiniteOnCpu("q", queries[i].q, session.shape().dtype,
                                 static_cast<size_t>(query_tokens) *
-                                    static_cast<size_t>(shape.query_heads * shape.head_dim));
+                                    static_cast<size_t>(shape.query_heads) *
+                                    static_cast<size_t>(shape.head_dim));
     }
     if (!status.ok()) {
       return absl::Status(status.code(), absl::StrCat("queries[", i, "].", status.message()));
@@ -314,7 +315,7 @@ absl::Status MappedStream::AppendAttend(size_t layer, float scale,
 }
 
 absl::Status MappedStream::Attend(size_t layer, float scale, absl::Span<const Query> queries) {
-  const absl::Status status = Check(layer, queries, /*appends=*/false);
+  absl::Status status = Check(layer, queries, /*appends=*/false);
   if (status.ok()) Compute(layer, scale, queries);
   return status;
 }
@@ -328,7 +329,8 @@ void MappedStream::Compute(size_t layer, float scale, absl::Span<const Query> qu
     const MappedSession::View& view = views.back();
     const LayerShape& shape = query.session->shape().layers[layer];
     if (view.flagged) {
-      const size_t rows = static_cast<size_t>(query.query_tokens * shape.query_heads);
+      const size_t rows =
+          static_cast<size_t>(query.query_tokens) * static_cast<size_t>(shape.query_heads);
       const float nan = std::numeric_limits<float>::quiet_NaN();
       std::fill_n(query.output, rows * static_cast<size_t>(shape.head_dim), nan);
       std::fill_n(query.log_sum_exp, rows, nan);
