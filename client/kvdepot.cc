@@ -17,6 +17,8 @@
 #include "client/lease.h"
 #include "client/mapped_session.h"
 
+// What kvdepot.h declares.
+// NOLINTBEGIN(readability-identifier-naming)
 struct kvdepot_lease {
   std::unique_ptr<kvdepot::Client> client;
   std::shared_ptr<kvdepot::Lease> lease;
@@ -28,6 +30,7 @@ struct kvdepot_stream {
   explicit kvdepot_stream(int threads) : stream(threads) {}
   kvdepot::MappedStream stream;
 };
+// NOLINTEND(readability-identifier-naming)
 
 namespace {
 

@@ -28,6 +28,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Names are C's, not this repository's. */
+/* NOLINTBEGIN(readability-identifier-naming) */
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -164,5 +167,7 @@ int kvdepot_attend(kvdepot_stream* stream, size_t layer, float scale, const kvde
 #ifdef __cplusplus
 } /* extern "C" */
 #endif
+
+/* NOLINTEND(readability-identifier-naming) */
 
 #endif /* KVDEPOT_CLIENT_KVDEPOT_H_ */

@@ -40,7 +40,7 @@ DirectoryRef NewestDirectory(Session* session) {
     entry.calibration = layer.calibration();
     directory->layers.push_back(std::move(entry));
   }
-  const DirectoryRef last = session->last_directory();
+  DirectoryRef last = session->last_directory();
   if (last != nullptr && SameContent(*last, *directory)) return last;
   directory->version = session->NextDirectoryVersion();
   session->set_last_directory(directory);

@@ -215,7 +215,7 @@ absl::Status UnmapSession(EngineState* state, const Caller& caller, const std::s
           absl::StrCat("session_id: ", session_id, ", is not mapped by lease ", lease_id));
     }
     EndMapping(state, **lease, shown->second.session.lock(), /*orderly=*/true, &dropped);
-    let_go.Add(std::move(shown->second));
+    let_go.Add(shown->second);
     (*lease)->shown.erase(shown);
   }
   state->LetGoOf(std::move(let_go));

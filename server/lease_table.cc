@@ -6,8 +6,8 @@
 
 namespace kvdepot {
 
-void LetGo::Add(LeaseRecord::Shown shown) {
-  for (auto& [version, directory] : shown.versions) directories.push_back(std::move(directory));
+void LetGo::Add(const LeaseRecord::Shown& shown) {
+  for (const auto& [version, directory] : shown.versions) directories.push_back(directory);
 }
 
 LeaseRecord* LeaseTable::Find(const std::string& id) {
@@ -27,7 +27,7 @@ void LeaseTable::Insert(std::unique_ptr<LeaseRecord> lease) {
 
 void LeaseTable::Erase(const std::string& id, LetGo* let_go) {
   const auto found = leases_.find(id);
-  for (auto& [session_id, shown] : found->second->shown) let_go->Add(std::move(shown));
+  for (auto& [session_id, shown] : found->second->shown) let_go->Add(shown);
   for (auto& [serial, slab] : found->second->slabs) let_go->slabs.push_back(std::move(slab.hold));
   leases_.erase(found);
 }

@@ -58,7 +58,7 @@ struct LetGo {
   std::vector<DirectoryRef> directories;
   std::vector<std::unique_ptr<SlabHold>> slabs;
 
-  void Add(LeaseRecord::Shown shown);
+  void Add(const LeaseRecord::Shown& shown);
 };
 
 struct MappingUsage {

@@ -25,7 +25,7 @@ std::string Target() {
   return absl::StartsWith(target, "/") ? absl::StrCat("unix://", target) : target;
 }
 
-absl::StatusOr<std::unique_ptr<Client>> ConnectToDaemon() {
+absl::StatusOr<Client::Options> ClientOptions() {
   Client::Options options;
   const std::string token_file = absl::GetFlag(FLAGS_token_file);
   if (!token_file.empty()) {
@@ -33,7 +33,13 @@ absl::StatusOr<std::unique_ptr<Client>> ConnectToDaemon() {
     if (!token.ok()) return token.status();
     options.token = std::string(absl::StripAsciiWhitespace(*token));
   }
-  absl::StatusOr<std::unique_ptr<Client>> client = Client::Connect(Target(), options, Deadline());
+  return options;
+}
+
+absl::StatusOr<std::unique_ptr<Client>> ConnectToDaemon() {
+  const absl::StatusOr<Client::Options> options = ClientOptions();
+  if (!options.ok()) return options.status();
+  absl::StatusOr<std::unique_ptr<Client>> client = Client::Connect(Target(), *options, Deadline());
   if (!client.ok()) {
     return absl::Status(client.status().code(),
                         absl::StrCat(Target(), ": ", client.status().message()));

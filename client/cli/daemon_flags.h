@@ -14,7 +14,9 @@ namespace kvdepot::cli {
 // --target in gRPC's notation; a plain absolute path means a Unix socket.
 std::string Target();
 
-// A connected client with the token of --token_file.
+// The token of --token_file, if there is one.
+absl::StatusOr<Client::Options> ClientOptions();
+// A connected client with that token.
 absl::StatusOr<std::unique_ptr<Client>> ConnectToDaemon();
 
 // --timeout from now.

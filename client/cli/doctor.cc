@@ -17,6 +17,8 @@
 #include "client/cli/quantity.h"
 #include "client/exact_attention.h"
 #include "client/health.h"
+#include "client/lease.h"
+#include "client/mapped_session.h"
 #include "client/printable.h"
 #include "client/synthetic_kv.h"
 #include "client/version.h"
@@ -135,6 +137,79 @@ Finding CheckMetrics(const Client& client) {
   return absl::StrCat("http://", address, "/metrics");
 }
 
+// Error of the last of the tokens, appended and attended to in this process.
+absl::StatusOr<double> MappedError(const std::shared_ptr<Lease>& lease,
+                                   const v1::Session& created) {
+  absl::StatusOr<std::unique_ptr<MappedSession>> session = MappedSession::Open(
+      lease, created.id(), {MapAccess::kWrite, static_cast<uint32_t>(kShape.token_count)},
+      Deadline());
+  if (!session.ok()) return session.status();
+  const SyntheticKv data = MakeSyntheticKv(kShape, kSeed);
+  const auto bytes = [](const std::string& values) {
+    return reinterpret_cast<const std::byte*>(values.data());
+  };
+  absl::Status status = (*session)->Append(0, {bytes(data.k), bytes(data.v), kShape.token_count});
+  if (status.ok()) status = (*session)->Commit(Deadline());
+  if (!status.ok()) return status;
+  const std::vector<float> q = FloatsFromBf16(data.q);
+  std::vector<float> output(q.size());
+  std::vector<float> log_sum_exp(kShape.query_heads);
+  MappedStream::Query query;
+  query.session = session->get();
+  query.query_tokens = 1;
+  query.q = bytes(data.q);
+  query.output = output.data();
+  query.log_sum_exp = log_sum_exp.data();
+  status = MappedStream(1).Attend(0, 0, {query});
+  if (!status.ok()) return status;
+  const KvArrays kv = {kShape.token_count, kShape.kv_heads, kShape.head_dim, FloatsFromBf16(data.k),
+                       FloatsFromBf16(data.v)};
+  const ExactOutput exact = ExactAttention(kv, q, 1 / std::sqrt(double{kShape.head_dim}));
+  return RelativeError(output, exact.output, kShape.head_dim);
+}
+
+// What to change where this process cannot map, by what the daemon or the system said.
+absl::Status WithMappingHint(const absl::Status& status) {
+  absl::string_view hint;
+  if (absl::StrContains(status.message(), "Permission denied")) {
+    hint = "run this process as the daemon's user: its sockets are for that one alone";
+  } else if (absl::StartsWith(status.message(), "life_socket")) {
+    hint =
+        "share the whole folder of the daemon's socket with this container, under the same path: "
+        "the life socket lies beside it";
+  } else if (absl::StartsWith(status.message(), "pidfd")) {
+    hint =
+        "run this process in the daemon's PID namespace (hostPID, shareProcessNamespace), or on "
+        "Linux 6.9 or newer, and let its seccomp profile allow pidfd_open";
+  } else {
+    return status;
+  }
+  return absl::Status(status.code(), absl::StrCat(status.message(), "; ", hint));
+}
+
+// A session in this process's own address space, from the lease to attention.
+Finding CheckMapping(const Client& client) {
+  if (!absl::StartsWith(Target(), "unix:")) return "not for a daemon that is reached by TCP";
+  const absl::StatusOr<Client::Options> options = ClientOptions();
+  if (!options.ok()) return options.status();
+  const absl::StatusOr<std::shared_ptr<Lease>> lease = Lease::Open(Target(), *options, Deadline());
+  if (!lease.ok()) return WithMappingHint(lease.status());
+  const absl::StatusOr<v1::CreateSessionResponse> created =
+      client.CreateSession(SessionRequest(v1::CODEC_RAW), Deadline());
+  if (!created.ok()) return created.status();
+  const absl::StatusOr<double> error = MappedError(*lease, created->session());
+  const absl::Status deleted = client.DeleteSession(created->session().id(), Deadline());
+  if (absl::IsUnimplemented(error.status())) {
+    return absl::StrCat("not offered by the backend ", client.server_info().backend());
+  }
+  if (!error.ok()) return WithMappingHint(error.status());
+  if (!deleted.ok()) return deleted;
+  const std::string finding = absl::StrFormat(
+      "%d tokens written and attended in this process; error %.2g", kShape.token_count, *error);
+  if (*error <= kRawErrorMax) return finding;
+  return absl::InternalError(absl::StrCat(finding, ", allowed ", kRawErrorMax));
+}
+
 // The later checks need what the first one makes.
 std::vector<Check> Checks(std::unique_ptr<Client>* client) {
   return {
@@ -161,6 +236,8 @@ std::vector<Check> Checks(std::unique_ptr<Client>* client) {
        [client] { return RoundTrip(**client, v1::CODEC_RAW, kRawErrorMax); }},
       {"planes codec", "this is a bug: please report it with the daemon's log",
        [client] { return RoundTrip(**client, v1::CODEC_PLANES, kPlanesErrorMax); }},
+      {"mapping", "clients on this machine can still call Append, Attend and Decode",
+       [client] { return CheckMapping(**client); }},
       {"metrics", "look at --metrics_address of the daemon; a remote one may be out of reach",
        [client] { return CheckMetrics(**client); }},
   };

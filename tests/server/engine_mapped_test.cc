@@ -1,0 +1,330 @@
+// Leases and mapped sessions in the engine, with a clock that stands still: what is held, for how
+// long, and who may write.
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "gtest/gtest.h"
+#include "server/lease_table.h"
+#include "tests/server/engine_fixture.h"
+
+namespace kvdepot {
+namespace {
+
+constexpr LayerShape kShape = {1, 2, 64, 0, 0};
+constexpr size_t kTokenBytes = 2 * 64 * sizeof(float);
+
+class RecordingStream final : public LeaseStream {
+ public:
+  void OnAttached() override { attached = true; }
+  void OnUnmapWanted(const std::vector<std::string>& session_ids) override {
+    unmap_wanted = session_ids;
+  }
+  void OnEnded(const absl::Status& reason) override {
+    ended = true;
+    end_reason = reason;
+  }
+
+  bool attached = false;
+  bool ended = false;
+  absl::Status end_reason;
+  std::vector<std::string> unmap_wanted;
+};
+
+// Takes every slab, or says what it is told to say.
+class RecordingPeer final : public LeasePeer {
+ public:
+  absl::Status SendSlab(const SlabNotice& notice, const IpcRegion& region) override {
+    if (!answer.ok()) return answer;
+    EXPECT_EQ(notice.size_bytes, region.size_bytes);
+    sent.push_back(notice);
+    return absl::OkStatus();
+  }
+
+  absl::Status answer;
+  std::vector<SlabNotice> sent;
+};
+
+class EngineMappedTest : public ::testing::Test {
+ protected:
+  struct TestLease {
+    std::string id;
+    std::shared_ptr<RecordingStream> stream = std::make_shared<RecordingStream>();
+    std::shared_ptr<RecordingPeer> peer = std::make_shared<RecordingPeer>();
+  };
+
+  explicit EngineMappedTest(const EngineOptions& options = {}) : engine_(options) {}
+  ~EngineMappedTest() override { engine_->CheckInvariants(); }
+
+  TestLease Open() {
+    TestLease lease;
+    const auto id = engine_->OpenLease(engine_.caller(), lease.stream);
+    EXPECT_TRUE(id.ok()) << id.status();
+    lease.id = *id;
+    EXPECT_TRUE(engine_->AttachLease(lease.id, lease.peer).ok());
+    EXPECT_TRUE(lease.stream->attached);
+    return lease;
+  }
+  absl::StatusOr<MapReply> Map(const TestLease& lease, const std::string& session_id, bool write,
+                               uint64_t have_version = 0, uint64_t room_tokens = 0) {
+    Pending<MapReply> pending;
+    engine_->MapSession(engine_.caller(), {lease.id, session_id, write, have_version, room_tokens},
+                        pending.done());
+    return pending.Wait();
+  }
+  absl::StatusOr<MapReply> Commit(const TestLease& lease, const std::string& session_id,
+                                  uint64_t generation, uint64_t token_count) {
+    Pending<MapReply> pending;
+    engine_->Commit(engine_.caller(), {lease.id, session_id, generation, token_count, 0, 0},
+                    pending.done());
+    return pending.Wait();
+  }
+  SessionInfo Create(const std::string& name, Codec codec = Codec::kRaw) {
+    return *engine_.Create(Spec(name, codec, kShape));
+  }
+  // The daemon's ticks go on until the session's new generation is there.
+  void TickUntilGeneration(const std::string& session_id, uint64_t generation) {
+    while (engine_.Get(session_id).generation < generation) engine_->ExpireLeases();
+  }
+
+  TestEngine engine_;
+};
+
+TEST_F(EngineMappedTest, ADirectoryHoldsWhatItListsUntilItIsRetired) {
+  const SessionInfo session = Create("chat");
+  const TestLease writer = Open();
+  const TestLease reader = Open();
+  ASSERT_TRUE(Map(writer, session.id, true, 0, 2000).ok());
+  ASSERT_TRUE(Commit(writer, session.id, 1, 200).ok());
+  const auto before = Map(reader, session.id, false);
+  ASSERT_TRUE(before.ok()) << before.status();
+  EXPECT_EQ(before->directory->token_count, 200u);
+  // A prompt: the tail of 184 that the reader was shown is sealed away.
+  ASSERT_TRUE(Commit(writer, session.id, 1, 1500).ok());
+  const auto after = Map(reader, session.id, false, before->directory->version);
+  ASSERT_TRUE(after.ok());
+  EXPECT_EQ(after->base, before->directory);
+  EXPECT_GT(engine_.Get(session.id).layers[0].sealed_end, 200u);
+  const uint64_t held = engine_->used_bytes();
+  engine_->CheckInvariants();
+  ASSERT_TRUE(engine_->RetireDirectories(writer.id, session.id, after->directory->version).ok());
+  EXPECT_EQ(engine_->used_bytes(), held);
+  EXPECT_EQ(engine_->mapping_usage().versions_held_back, 1u);
+  ASSERT_TRUE(engine_->RetireDirectories(reader.id, session.id, after->directory->version).ok());
+  EXPECT_EQ(engine_->mapping_usage().versions_held_back, 0u);
+  // This test still holds the directory itself.
+  EXPECT_EQ(engine_->used_bytes(), held);
+}
+
+TEST_F(EngineMappedTest, ASecondLookAtTheSameTokensIsNoNewVersion) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  const auto first = Map(lease, session.id, false);
+  ASSERT_TRUE(first.ok());
+  ASSERT_TRUE(first->session.has_value());
+  const auto second = Map(lease, session.id, false, first->directory->version);
+  ASSERT_TRUE(second.ok());
+  EXPECT_EQ(second->directory, nullptr);
+  EXPECT_FALSE(second->session.has_value());
+}
+
+TEST_F(EngineMappedTest, SlabsAreSentOnceALease) {
+  const SessionInfo session = Create("chat");
+  const TestLease writer = Open();
+  ASSERT_TRUE(Map(writer, session.id, true).ok());
+  EXPECT_EQ(writer.peer->sent.size(), 1u);
+  EXPECT_TRUE(writer.peer->sent[0].writable);
+  ASSERT_TRUE(Commit(writer, session.id, 1, 200).ok());
+  EXPECT_EQ(writer.peer->sent.size(), 1u);
+  for (uint64_t count = 400; count <= 800; count += 200) {
+    ASSERT_TRUE(Commit(writer, session.id, 1, count).ok());
+  }
+  // Sealed segments lie in another one, which nobody may write.
+  ASSERT_EQ(writer.peer->sent.size(), 2u);
+  EXPECT_FALSE(writer.peer->sent[1].writable);
+  EXPECT_EQ(engine_->mapping_usage().mapped_bytes, 2 * kSlabBytesDefault);
+  ASSERT_TRUE(engine_->ForgetSlabs(writer.id, {writer.peer->sent[1].serial}).ok());
+  EXPECT_EQ(engine_->mapping_usage().mapped_bytes, kSlabBytesDefault);
+  EXPECT_TRUE(absl::IsNotFound(engine_->ForgetSlabs(writer.id, {writer.peer->sent[1].serial})));
+  ASSERT_TRUE(Commit(writer, session.id, 1, 900).ok());
+  EXPECT_EQ(writer.peer->sent.size(), 3u);
+}
+
+TEST_F(EngineMappedTest, APeerThatTakesNoSlabGetsTheErrorAndMayTryAgain) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  lease.peer->answer = absl::ResourceExhaustedError("life_socket: full");
+  EXPECT_TRUE(absl::IsResourceExhausted(Map(lease, session.id, true).status()));
+  EXPECT_EQ(engine_->mapping_usage().mapped_bytes, 0u);
+  lease.peer->answer = absl::OkStatus();
+  EXPECT_TRUE(Map(lease, session.id, true).ok());
+}
+
+TEST_F(EngineMappedTest, WithoutAMessageTheRightEndsAndTheRestStays) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  ASSERT_TRUE(Map(lease, session.id, true).ok());
+  engine_.clock().Advance(absl::Seconds(9));
+  engine_->ExpireLeases();
+  EXPECT_FALSE(lease.stream->ended);
+  engine_->KeepLease(lease.id);
+  engine_.clock().Advance(absl::Seconds(9));
+  engine_->ExpireLeases();
+  EXPECT_FALSE(lease.stream->ended);
+  engine_.clock().Advance(absl::Seconds(1));
+  engine_->ExpireLeases();
+  EXPECT_TRUE(lease.stream->ended);
+  EXPECT_TRUE(absl::IsFailedPrecondition(lease.stream->end_reason));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Map(lease, session.id, true).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Commit(lease, session.id, 1, 1).status()));
+  EXPECT_GT(engine_->used_bytes(), 0u);
+  EXPECT_EQ(engine_->mapping_usage().leases, 0u);
+  EXPECT_GT(engine_->mapping_usage().mapped_bytes, 0u);
+  TickUntilGeneration(session.id, 2);
+  engine_->ReleaseLease(lease.id);
+  EXPECT_EQ(engine_->used_bytes(), 0u);
+  EXPECT_EQ(engine_->mapping_usage().mapped_bytes, 0u);
+  EXPECT_GT(engine_->reclaimed_bytes(), 0u);
+}
+
+TEST_F(EngineMappedTest, TheNextWriterGetsACopyOfWhereTheFirstMayStillWrite) {
+  const SessionInfo session = Create("chat");
+  const TestLease first = Open();
+  const auto mapped = Map(first, session.id, true);
+  ASSERT_TRUE(mapped.ok());
+  const std::vector<ExtentRef>& room = mapped->directory->layers[0].room;
+  std::memset(room[0]->data(), 0, 16 * kTokenBytes);
+  std::memset(room[1]->data(), 0, 64 * kTokenBytes);
+  ASSERT_TRUE(Commit(first, session.id, 1, 20).ok());
+  engine_->EndLease(first.id, absl::CancelledError("test"));
+  const TestLease second = Open();
+  absl::StatusOr<MapReply> next = Map(second, session.id, true);
+  while (absl::IsUnavailable(next.status())) next = Map(second, session.id, true);
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_EQ(next->directory->generation, 2u);
+  EXPECT_EQ(next->directory->token_count, 20u);
+  const Directory::Layer& layer = next->directory->layers[0];
+  // Full, so nobody writes there.
+  EXPECT_EQ(layer.extents[0], room[0]);
+  EXPECT_NE(layer.extents[1], room[1]);
+  for (const ExtentRef& fresh : layer.room) {
+    for (const ExtentRef& old : room) EXPECT_NE(fresh, old);
+  }
+  // The first one wakes up.
+  std::memset(room[1]->data(), 0xFF, 64 * kTokenBytes);
+  EXPECT_EQ(engine_.FetchAll(session.id, 0).k, std::vector<float>(20 * 64));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Commit(first, session.id, 1, 30).status()));
+}
+
+TEST_F(EngineMappedTest, AfterAWriterThatUnmappedNothingIsCopied) {
+  const SessionInfo session = Create("chat");
+  const TestLease first = Open();
+  ASSERT_TRUE(Map(first, session.id, true).ok());
+  ASSERT_TRUE(Commit(first, session.id, 1, 20).ok());
+  const auto before = Map(first, session.id, true);
+  ASSERT_TRUE(engine_->UnmapSession(engine_.caller(), first.id, session.id).ok());
+  const TestLease second = Open();
+  const auto after = Map(second, session.id, true);
+  ASSERT_TRUE(after.ok());
+  EXPECT_EQ(after->directory->generation, 1u);
+  EXPECT_EQ(after->directory->layers[0].extents, before->directory->layers[0].extents);
+}
+
+TEST_F(EngineMappedTest, MappedSessionsDoNotExpire) {
+  SessionSpec spec = Spec("chat", Codec::kRaw, kShape);
+  spec.time_to_live = absl::Seconds(30);
+  const SessionInfo session = *engine_.Create(spec);
+  const TestLease lease = Open();
+  ASSERT_TRUE(Map(lease, session.id, false).ok());
+  for (int i = 0; i < 10; ++i) {
+    engine_.clock().Advance(absl::Seconds(8));
+    engine_->KeepLease(lease.id);
+    engine_->ExpireSessions();
+  }
+  EXPECT_EQ(engine_->session_count(), 1u);
+  ASSERT_TRUE(engine_->UnmapSession(engine_.caller(), lease.id, session.id).ok());
+  engine_.clock().Advance(absl::Seconds(31));
+  engine_->ExpireSessions();
+  EXPECT_EQ(engine_->session_count(), 0u);
+}
+
+TEST_F(EngineMappedTest, WhatIsSealedIsWhatAppendsOfTheSameSizesSeal) {
+  const SessionInfo mapped = Create("mapped");
+  const SessionInfo appended = Create("appended");
+  const TestLease lease = Open();
+  ASSERT_TRUE(Map(lease, mapped.id, true, 0, 4000).ok());
+  std::mt19937 random(3);
+  uint64_t position = 0;
+  for (const uint64_t count : {10, 7, 300, 1, 64, 255, 256, 1500, 3, 200, 200}) {
+    ASSERT_TRUE(engine_.Append(appended, 0, position, {RandomTokens(random, kShape, count)}).ok());
+    position += count;
+    ASSERT_TRUE(Commit(lease, mapped.id, 1, position).ok());
+    EXPECT_EQ(engine_.Get(mapped.id).layers[0].sealed_end,
+              engine_.Get(appended.id).layers[0].sealed_end);
+    EXPECT_EQ(engine_.Get(mapped.id).stored_bytes, engine_.Get(appended.id).stored_bytes);
+    engine_->CheckInvariants();
+  }
+}
+
+TEST_F(EngineMappedTest, DeletingASessionAsksToUnmapIt) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  ASSERT_TRUE(Map(lease, session.id, true).ok());
+  ASSERT_TRUE(engine_->DeleteSession(engine_.caller(), session.id).ok());
+  EXPECT_EQ(lease.stream->unmap_wanted, std::vector<std::string>{session.id});
+  EXPECT_GT(engine_->used_bytes(), 0u);
+  EXPECT_TRUE(engine_->UnmapSession(engine_.caller(), lease.id, session.id).ok());
+  EXPECT_EQ(engine_->used_bytes(), 0u);
+}
+
+// Room for two extents of 64 tokens and the sinks, and for half of one more.
+class EngineMappedMemoryTest : public EngineMappedTest {
+ protected:
+  EngineMappedMemoryTest() : EngineMappedTest(Options()) {}
+  static EngineOptions Options() {
+    EngineOptions options;
+    options.budget_bytes = (16 + 64 + 64 + 32) * kTokenBytes;
+    return options;
+  }
+};
+
+TEST_F(EngineMappedMemoryTest, WithLittleMemoryThereIsLessRoom) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  const auto mapped = Map(lease, session.id, true, 0, 100);
+  ASSERT_TRUE(mapped.ok()) << mapped.status();
+  EXPECT_EQ(mapped->directory->layers[0].room.size(), 3u);
+  const auto committed = Commit(lease, session.id, 1, 100);
+  ASSERT_TRUE(committed.ok()) << committed.status();
+  EXPECT_TRUE(committed->directory->layers[0].room.empty());
+  EXPECT_TRUE(absl::IsOutOfRange(Commit(lease, session.id, 1, 200).status()));
+}
+
+TEST_F(EngineMappedMemoryTest, WithoutMemoryForTheCopyNobodyWrites) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  ASSERT_TRUE(Map(lease, session.id, true, 0, 100).ok());
+  ASSERT_TRUE(Commit(lease, session.id, 1, 100).ok());
+  engine_->EndLease(lease.id, absl::CancelledError("test"));
+  std::mt19937 random(1);
+  const ModelTokens token = RandomTokens(random, kShape, 1);
+  for (int i = 0; i < 20; ++i) {
+    engine_->ExpireLeases();
+    EXPECT_TRUE(absl::IsUnavailable(engine_.Append(session, 0, 100, {token}).status()));
+  }
+  EXPECT_EQ(engine_.Get(session.id).generation, 1u);
+  engine_->SetBudget(1 << 20);
+  TickUntilGeneration(session.id, 2);
+  SessionInfo next = engine_.Get(session.id);
+  absl::StatusOr<LayerState> appended = engine_.Append(next, 0, 100, {token});
+  while (absl::IsUnavailable(appended.status())) {
+    appended = engine_.Append(next, 0, 100, {token});
+  }
+  EXPECT_TRUE(appended.ok()) << appended.status();
+}
+
+}  // namespace
+}  // namespace kvdepot
