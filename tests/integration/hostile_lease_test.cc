@@ -48,7 +48,7 @@ class HostileLeaseTest : public ::testing::Test {
     daemon_.CallAs("one");
     session_ = daemon_.CreateSession("chat");
   }
-  ~HostileLeaseTest() override {
+  void TearDown() override {
     // Whatever happened: another tenant maps, and computes what it did before.
     daemon_.CallAs("two");
     v1::AttendResponse sees;

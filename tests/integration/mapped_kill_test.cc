@@ -73,7 +73,7 @@ class MappedKillTest : public ::testing::Test {
     fcntl(reports_, F_SETFL, O_NONBLOCK);
     random_.seed(plan.seed);
   }
-  ~MappedKillTest() override {
+  void TearDown() override {
     close(reports_);
     close(report_to_);
   }
@@ -88,6 +88,7 @@ class MappedKillTest : public ::testing::Test {
                                       absl::StrCat(plan.tokens),
                                       absl::StrCat(random_())};
     std::vector<char*> arguments;
+    arguments.reserve(words.size() + 1);
     for (std::string& word : words) arguments.push_back(&word[0]);
     arguments.push_back(nullptr);
     posix_spawn_file_actions_t actions;
@@ -194,6 +195,7 @@ TEST_F(MappedKillTest, OutputsAreRightAndNothingIsLeftOver) {
   const size_t descriptors = OpenDescriptors().size();
   pid_t writer = Start(session.id(), true);
   std::vector<pid_t> readers;
+  readers.reserve(static_cast<size_t>(plan.readers));
   for (int i = 0; i < plan.readers; ++i) readers.push_back(Start(session.id(), false));
 
   int verified_before_end = 0;

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "gpu/descriptor_packet.h"
@@ -81,15 +80,15 @@ grpc::Status RawLease::Map(const std::string& session_id, v1::MapAccess access,
   request.set_access(access);
   request.set_lease_id(opened_.lease_id());
   request.set_epoch(opened_.epoch());
-  return Map(std::move(request), response);
+  return Map(request, response);
 }
 
-grpc::Status RawLease::Map(v1::MapSessionRequest request, v1::MapSessionResponse* response) {
+grpc::Status RawLease::Map(const v1::MapSessionRequest& request, v1::MapSessionResponse* response) {
   Context context(token_);
   return stub_->MapSession(context.get(), request, response);
 }
 
-grpc::Status RawLease::Commit(v1::CommitRequest request, v1::CommitResponse* response) {
+grpc::Status RawLease::Commit(const v1::CommitRequest& request, v1::CommitResponse* response) {
   Context context(token_);
   v1::CommitResponse unused;
   return stub_->Commit(context.get(), request, response == nullptr ? &unused : response);

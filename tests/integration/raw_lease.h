@@ -44,8 +44,8 @@ class RawLease {
 
   grpc::Status Map(const std::string& session_id, v1::MapAccess access,
                    v1::MapSessionResponse* response);
-  grpc::Status Map(v1::MapSessionRequest request, v1::MapSessionResponse* response);
-  grpc::Status Commit(v1::CommitRequest request, v1::CommitResponse* response = nullptr);
+  grpc::Status Map(const v1::MapSessionRequest& request, v1::MapSessionResponse* response);
+  grpc::Status Commit(const v1::CommitRequest& request, v1::CommitResponse* response = nullptr);
   grpc::Status Unmap(const std::string& session_id);
   v1::CommitRequest CommitOf(const std::string& session_id, uint64_t generation,
                              uint64_t token_count) const;

@@ -57,7 +57,7 @@ class EngineMappedTest : public ::testing::Test {
   };
 
   explicit EngineMappedTest(const EngineOptions& options = {}) : engine_(options) {}
-  ~EngineMappedTest() override { engine_->CheckInvariants(); }
+  void TearDown() override { engine_->CheckInvariants(); }
 
   TestLease Open() {
     TestLease lease;
