@@ -106,6 +106,7 @@ absl::Status MappedSession::Adopt(const v1::MappedDirectory& message, const Dire
   }
   const bool goes_on = directory_ != nullptr && directory_->generation == next->generation;
   written_.resize(shape_.layers.size(), next->token_count);
+  sent_token_count_ = goes_on ? std::max(sent_token_count_, next->token_count) : next->token_count;
   for (uint64_t& written : written_) {
     written = goes_on ? std::max(written, next->token_count) : next->token_count;
   }
@@ -216,7 +217,8 @@ absl::Status MappedSession::Commit(absl::Time deadline, uint32_t room_tokens) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!error_.ok()) return error_;
     base = directory_;
-    request.set_token_count(*std::min_element(written_.begin(), written_.end()));
+    sent_token_count_ = *std::min_element(written_.begin(), written_.end());
+    request.set_token_count(sent_token_count_);
   }
   request.set_session_id(id_);
   request.set_generation(base->generation);
@@ -242,10 +244,15 @@ absl::Status MappedSession::Truncate(uint64_t token_count, absl::Time deadline) 
       return absl::OutOfRangeError(
           absl::StrCat("token_count: ", token_count, ", every layer has ", least));
     }
-    for (uint64_t& written : written_) {
-      written = std::max(std::min(written, token_count), directory_->token_count);
+    if (token_count >= sent_token_count_) {
+      for (uint64_t& written : written_) written = std::min(written, token_count);
+      return absl::OkStatus();
     }
-    if (token_count >= directory_->token_count) return absl::OkStatus();
+    if (sent_token_count_ > directory_->token_count) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("commit: of ", sent_token_count_,
+                       " tokens, is not answered; commit again before ", token_count, " are kept"));
+    }
     generation = directory_->generation;
   }
   v1::TruncateSessionRequest request;

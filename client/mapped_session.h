@@ -86,8 +86,9 @@ class MappedSession {
   absl::Status Commit(absl::Time deadline, uint32_t room_tokens = 0);
   // Takes the newest directory. The writer needs it after nothing but Truncate, which calls it.
   absl::Status Refresh(absl::Time deadline);
-  // Keeps `token_count` tokens of every layer. The writer's uncommitted tokens go without a call to
-  // the daemon.
+  // Keeps `token_count` tokens of every layer. Tokens that no Commit was sent for go without a call
+  // to the daemon. FAILED_PRECONDITION naming commit: the daemon has not answered a Commit of more
+  // tokens, which readers may see already; commit again first.
   absl::Status Truncate(uint64_t token_count, absl::Time deadline);
 
  private:
@@ -127,8 +128,11 @@ class MappedSession {
   mutable std::mutex mutex_;
   // All below are guarded by mutex_.
   DirectoryRef directory_;
-  // Tokens of each layer; at least the directory's.
+  // Tokens of each layer; at least sent_token_count_.
   std::vector<uint64_t> written_;
+  // Of the last Commit of this generation, whatever became of it: readers may see so many, so none
+  // of their slots is written again. At least the directory's.
+  uint64_t sent_token_count_ = 0;
   absl::Status error_;
 };
 

@@ -144,6 +144,26 @@ TEST_F(MappedSessionTest, UncommittedTokensAreDroppedWithoutTheDaemon) {
   EXPECT_EQ(session->Truncate(34, Soon()).code(), absl::StatusCode::kOutOfRange);
 }
 
+TEST_F(MappedSessionTest, TokensOfACommitWithoutAnswerAreNotDroppedWithoutTheDaemon) {
+  const v1::Session created = daemon_.CreateSession("chat");
+  const auto lease = OpenLease();
+  const auto session = Open(lease, created.id(), MapAccess::kWrite);
+  for (int step = 0; step < 5; ++step) ASSERT_LT(Decode(session.get()), 1e-4);
+  // Its time is over before it can be answered; the daemon may have it nevertheless.
+  ASSERT_EQ(session->Commit(absl::Now() - absl::Seconds(1)).code(),
+            absl::StatusCode::kDeadlineExceeded);
+  ASSERT_LT(Decode(session.get()), 1e-4);
+  ASSERT_TRUE(session->Truncate(5, Soon()).ok()) << "the sixth token was in no commit";
+  const absl::Status refused = session->Truncate(3, Soon());
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+  EXPECT_EQ(session->token_count(0), 5u);
+
+  ASSERT_TRUE(session->Commit(Soon()).ok());
+  ASSERT_TRUE(session->Truncate(3, Soon()).ok());
+  EXPECT_EQ(session->committed_token_count(), 3u);
+  EXPECT_LT(Decode(session.get()), 1e-4);
+}
+
 TEST_F(MappedSessionTest, WithoutRoomTheFlagRisesAndNothingIsWritten) {
   const v1::Session created = daemon_.CreateSession("chat");
   const auto lease = OpenLease();
