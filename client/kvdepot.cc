@@ -16,6 +16,7 @@
 #include "client/client.h"
 #include "client/lease.h"
 #include "client/mapped_session.h"
+#include "client/target.h"
 
 // What kvdepot.h declares.
 // NOLINTBEGIN(readability-identifier-naming)
@@ -142,17 +143,17 @@ const char* kvdepot_error_message(void) { return LastMessage().c_str(); }
 int kvdepot_lease_open(const char* target, const char* token, double timeout_seconds,
                        kvdepot_lease** lease) {
   return Guard([&] {
-    absl::Status status = CheckPointer(target, "target");
-    if (status.ok()) status = CheckPointer(lease, "lease");
+    absl::Status status = CheckPointer(lease, "lease");
     if (!status.ok()) return status;
+    const std::string daemon = kvdepot::TargetOf(Text(target));
     const absl::Time deadline = After(timeout_seconds);
     kvdepot::Client::Options options;
     options.token = Text(token);
     absl::StatusOr<std::unique_ptr<kvdepot::Client>> client =
-        kvdepot::Client::Connect(target, options, deadline);
+        kvdepot::Client::Connect(daemon, options, deadline);
     if (!client.ok()) return client.status();
     absl::StatusOr<std::shared_ptr<kvdepot::Lease>> opened =
-        kvdepot::Lease::Open(target, options, deadline);
+        kvdepot::Lease::Open(daemon, options, deadline);
     if (!opened.ok()) return opened.status();
     *lease = new kvdepot_lease{*std::move(client), *std::move(opened)};
     return absl::OkStatus();

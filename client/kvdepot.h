@@ -3,7 +3,7 @@
  *   kvdepot_lease* lease;                             // this process's right to map
  *   kvdepot_session* session;                         // one session, mapped
  *   kvdepot_stream* stream;                           // who attends, one a thread
- *   kvdepot_lease_open("unix:/run/kvdepotd.sock", NULL, 5.0, &lease);
+ *   kvdepot_lease_open("/run/kvdepotd.sock", NULL, 5.0, &lease);
  *   kvdepot_session_create(lease, &spec, KVDEPOT_WRITE, 0, 5.0, &session);
  *   kvdepot_stream_create(1, &stream);
  *   for each token:
@@ -67,8 +67,9 @@ typedef struct kvdepot_lease kvdepot_lease;
 typedef struct kvdepot_session kvdepot_session;
 typedef struct kvdepot_stream kvdepot_stream;
 
-/* `token` names the tenant; NULL: none is sent. FAILED_PRECONDITION names both versions where
- * daemon and library speak different ones. */
+/* `target` is the path of the daemon's Unix socket, or gRPC's name of it; NULL: where kvdepotd of
+ * the same user listens by default. `token` names the tenant; NULL: none is sent.
+ * FAILED_PRECONDITION names both versions where daemon and library speak different ones. */
 int kvdepot_lease_open(const char* target, const char* token, double timeout_seconds,
                        kvdepot_lease** lease);
 /* OK, or why the lease has ended: UNAVAILABLE where the daemon has gone. Its sessions stay

@@ -5,10 +5,9 @@
 
 #include "absl/flags/flag.h"
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "client/default_target.h"
+#include "client/target.h"
 
 ABSL_FLAG(std::string, target, "",
           "The daemon: the path of its Unix socket, unix:///path or host:port. Empty: where "
@@ -19,11 +18,7 @@ ABSL_FLAG(bool, json, false, "Print one JSON object instead of a table.");
 
 namespace kvdepot::cli {
 
-std::string Target() {
-  const std::string target = absl::GetFlag(FLAGS_target);
-  if (target.empty()) return DefaultTarget();
-  return absl::StartsWith(target, "/") ? absl::StrCat("unix://", target) : target;
-}
+std::string Target() { return TargetOf(absl::GetFlag(FLAGS_target)); }
 
 absl::StatusOr<Client::Options> ClientOptions() {
   Client::Options options;

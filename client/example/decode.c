@@ -1,5 +1,5 @@
-/* What an engine's loop looks like over a mapped session: decode TARGET, the unix:/path of a
- * kvdepotd on this machine. Built without Bazel:
+/* What an engine's loop looks like over a mapped session: decode SOCKET, that of a kvdepotd on
+ * this machine. Built without Bazel:
  *   cc decode.c $(pkg-config --cflags --libs kvdepot_client) */
 #include <kvdepot.h>
 #include <stdio.h>

@@ -45,7 +45,7 @@ class CExampleTest(unittest.TestCase):
         )
         try:
             daemon.stderr.readline()
-            run = subprocess.run([program, f"unix:{socket}"], capture_output=True, text=True, timeout=60)
+            run = subprocess.run([program, socket], capture_output=True, text=True, timeout=60)
             self.assertEqual(run.returncode, 0, run.stderr)
             self.assertRegex(run.stdout, r"^400 tokens committed, output\[0\] -?0\.\d+\n$")
         finally:
@@ -53,7 +53,7 @@ class CExampleTest(unittest.TestCase):
             self.assertEqual(daemon.wait(timeout=30), 0)
             daemon.stderr.close()
         # Nobody listens any more: a code and a message, no crash.
-        run = subprocess.run([program, f"unix:{socket}"], capture_output=True, text=True, timeout=60)
+        run = subprocess.run([program, socket], capture_output=True, text=True, timeout=60)
         self.assertEqual(run.returncode, 1)
         self.assertRegex(run.stderr, r"^lease: code (4|14): ")
 

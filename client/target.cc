@@ -1,9 +1,10 @@
-#include "client/default_target.h"
+#include "client/target.h"
 
 #include <unistd.h>
 
 #include <cstdlib>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace kvdepot {
@@ -14,6 +15,11 @@ std::string DefaultTarget() {
                                     ? absl::StrCat(runtime_dir, "/kvdepot")
                                     : absl::StrCat("/tmp/kvdepot-", geteuid());
   return absl::StrCat("unix://", directory, "/kvdepotd.sock");
+}
+
+std::string TargetOf(absl::string_view named) {
+  if (named.empty()) return DefaultTarget();
+  return absl::StartsWith(named, "/") ? absl::StrCat("unix://", named) : std::string(named);
 }
 
 }  // namespace kvdepot
