@@ -189,8 +189,10 @@ class OpenLease final : public Lease {
   template <typename Attempt>
   absl::Status Call(absl::Time deadline, const Attempt& attempt) {
     absl::Status ended = status();
-    if (!ended.ok()) return ended;
-    return connection_.CallOnce(deadline, attempt);
+    // Where the daemon has gone another one may answer by now, and names both epochs.
+    if (!ended.ok() && !absl::IsUnavailable(ended)) return ended;
+    absl::Status answer = connection_.CallOnce(deadline, attempt);
+    return ended.ok() || absl::IsFailedPrecondition(answer) ? answer : ended;
   }
 
   // False: the stream is broken, and the reader will say why.

@@ -4,9 +4,10 @@
 //   auto session = kvdepot::MappedSession::Open(*lease, session_id, options, deadline);
 //
 // A thread of its own sends signs of life. When the lease ends, because the daemon has ended, or
-// this process was stopped for longer than the daemon waits, calls on it say so: what is mapped
-// stays readable and never changes any more; open another lease and map anew. Nothing maps past the
-// lease's own end: sessions hold it.
+// this process was stopped for longer than the daemon waits, calls on it say so: UNAVAILABLE while
+// no daemon answers, FAILED_PRECONDITION naming both epochs once a daemon that was started since
+// does. What is mapped stays readable and never changes any more; open another lease and map anew.
+// Nothing maps past the lease's own end: sessions hold it.
 //
 // Thread-safe. Calls to the daemon go one after the other.
 #ifndef KVDEPOT_CLIENT_LEASE_H_
