@@ -217,6 +217,7 @@ absl::Status UnmapSession(EngineState* state, const Caller& caller, const std::s
     EndMapping(state, **lease, shown->second.session.lock(), /*orderly=*/true, &dropped);
     let_go.Add(shown->second);
     (*lease)->shown.erase(shown);
+    (*lease)->unmap_asked.erase(session_id);
   }
   state->LetGoOf(std::move(let_go));
   return absl::OkStatus();

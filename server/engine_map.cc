@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "server/commit_check.h"
 #include "server/engine_lease.h"
@@ -35,6 +36,17 @@ absl::Status CheckVersions(const EngineState& state, const LeaseRecord& lease,
   return absl::ResourceExhaustedError(
       absl::StrCat("directory_versions_max: ", shown->second.versions.size(), " of ", most,
                    " versions of session ", session_id, " are not retired"));
+}
+
+// RESOURCE_EXHAUSTED if the lease keeps what it was asked to unmap.
+absl::Status CheckUnmapped(const EngineState& state, const LeaseRecord& lease) {
+  if (lease.unmap_asked.empty() || state.clock->Now() < lease.unmap_deadline) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "unmap_timeout: ", absl::FormatDuration(state.options.unmap_timeout), " have passed since ",
+      "memory was short and lease ", lease.id, " was asked to unmap; it maps ",
+      lease.unmap_asked.size(), " of those sessions, one is ", *lease.unmap_asked.begin()));
 }
 
 // Shows the newest directory of a session to a lease: from here on the lease holds it.
@@ -145,6 +157,8 @@ class MapWork final : public EngineWork<MapReply> {
     const absl::StatusOr<LeaseRecord*> lease =
         FindUsableLease(state(), caller().tenant, request_.lease_id);
     if (!lease.ok()) return lease.status();
+    status = CheckUnmapped(*state(), **lease);
+    if (!status.ok()) return status;
     absl::StatusOr<std::shared_ptr<Session>> session =
         state()->Find(caller().tenant, request_.session_id);
     if (!session.ok()) return session.status();

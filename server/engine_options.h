@@ -65,6 +65,9 @@ struct EngineOptions {
   // Directories of one session that a lease may have without retiring them. Each holds the extents
   // that it lists, and a reader that goes on needs two.
   int directory_versions_max = 64;
+  // How long a lease may keep what it was asked to unmap, because its tenant's memory was short,
+  // before it is refused to map more.
+  absl::Duration unmap_timeout = absl::Seconds(5);
   // Room for tokens that a mapped writer gets in every layer: at first, and at most.
   int room_tokens = 256;
   int room_tokens_max = 65536;

@@ -43,6 +43,19 @@ absl::StatusOr<std::shared_ptr<Session>> EngineState::Find(const std::string& te
 
 absl::StatusOr<std::vector<ExtentRef>> EngineState::Allocate(
     const std::string& tenant, ExtentUse use, const std::vector<uint64_t>& sizes_bytes) {
+  absl::StatusOr<std::vector<ExtentRef>> extents = AllocateIfFree(tenant, use, sizes_bytes);
+  if (!absl::IsResourceExhausted(extents.status())) return extents;
+  UnmapRequests requests;
+  {
+    MutexLock lock(mu);
+    requests = leases.WantUnmapped(tenant, clock->Now() + options.unmap_timeout);
+  }
+  for (const auto& [stream, session_ids] : requests) stream->OnUnmapWanted(session_ids);
+  return extents;
+}
+
+absl::StatusOr<std::vector<ExtentRef>> EngineState::AllocateIfFree(
+    const std::string& tenant, ExtentUse use, const std::vector<uint64_t>& sizes_bytes) {
   absl::StatusOr<MemoryCharge> charge =
       budget.Reserve(tenant, std::accumulate(sizes_bytes.begin(), sizes_bytes.end(), uint64_t{0}));
   if (!charge.ok()) return charge.status();

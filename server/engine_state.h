@@ -44,9 +44,12 @@ struct EngineState {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
 
   // Extents of these sizes, charged to `tenant`: all of them or none. RESOURCE_EXHAUSTED naming the
-  // limit.
+  // limit. Without the lock: where memory is short the tenant's leases are asked to unmap.
   absl::StatusOr<std::vector<ExtentRef>> Allocate(const std::string& tenant, ExtentUse use,
                                                   const std::vector<uint64_t>& sizes_bytes);
+  // The same for what can wait: nobody is asked for anything.
+  absl::StatusOr<std::vector<ExtentRef>> AllocateIfFree(const std::string& tenant, ExtentUse use,
+                                                        const std::vector<uint64_t>& sizes_bytes);
   // Of what `field` of a request brings. RESOURCE_EXHAUSTED naming the limit and the field.
   absl::StatusOr<MemoryCharge> ReserveHostMemory(const std::string& tenant, uint64_t bytes,
                                                  absl::string_view field);

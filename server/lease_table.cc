@@ -46,6 +46,19 @@ std::vector<std::string> LeaseTable::Overdue(absl::Time now) const {
   return ids;
 }
 
+UnmapRequests LeaseTable::WantUnmapped(const std::string& tenant, absl::Time deadline) {
+  UnmapRequests requests;
+  for (const auto& [id, lease] : leases_) {
+    if (lease->tenant != tenant || lease->ended() || !lease->unmap_asked.empty()) continue;
+    for (const auto& [session_id, shown] : lease->shown) lease->unmap_asked.insert(session_id);
+    if (lease->unmap_asked.empty()) continue;
+    lease->unmap_deadline = deadline;
+    requests.emplace_back(lease->stream, std::vector<std::string>(lease->unmap_asked.begin(),
+                                                                  lease->unmap_asked.end()));
+  }
+  return requests;
+}
+
 MappingUsage LeaseTable::usage() const {
   MappingUsage usage;
   for (const auto& [id, lease] : leases_) {

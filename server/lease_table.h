@@ -13,7 +13,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -49,6 +51,9 @@ struct LeaseRecord {
   absl::Time deadline;
   std::map<std::string, Shown> shown;
   std::map<uint64_t, MappedSlab> slabs;
+  // Sessions that it was asked to unmap, for want of memory, and has not; until when it may take.
+  std::set<std::string> unmap_asked;
+  absl::Time unmap_deadline;
 
   bool ended() const { return stream == nullptr; }
 };
@@ -60,6 +65,10 @@ struct LetGo {
 
   void Add(const LeaseRecord::Shown& shown);
 };
+
+// Whom to ask for what; to be done without the engine's lock.
+using UnmapRequests =
+    std::vector<std::pair<std::shared_ptr<LeaseStream>, std::vector<std::string>>>;
 
 struct MappingUsage {
   uint64_t leases = 0;
@@ -84,6 +93,9 @@ class LeaseTable {
   size_t OpenCountOf(const std::string& tenant) const;
   // Ids of those without a message until `now`.
   std::vector<std::string> Overdue(absl::Time now) const;
+  // Marks all that the tenant's leases map as wanted until `deadline`. Leases that have been asked
+  // and have not done it yet are not asked again.
+  UnmapRequests WantUnmapped(const std::string& tenant, absl::Time deadline);
   const std::map<std::string, std::unique_ptr<LeaseRecord>>& all() const { return leases_; }
 
   MappingUsage usage() const;

@@ -18,6 +18,7 @@ uint64_t RoomTokens(const Session& session) {
 void TopUpRoom(EngineState* state, Session* session) {
   for (size_t i = 0; i < session->layers().size(); ++i) {
     std::vector<uint64_t> sizes_bytes;
+    bool can_wait = false;
     {
       MutexLock lock(state->mu);
       const absl::optional<MappedWriter>& writer = session->writer();
@@ -27,13 +28,15 @@ void TopUpRoom(EngineState* state, Session* session) {
       const uint64_t tokens = std::min(writer->room_tokens,
                                        state->options.tokens_per_session_max - layer.token_count());
       const std::vector<int> capacities = layer.ExtentsFor(tokens);
+      can_wait = layer.RoomIn(writer->room[i].size()) > 0;
       for (size_t k = writer->room[i].size(); k < capacities.size(); ++k) {
         sizes_bytes.push_back(
             ExactExtentBytes(layer.shape(), session->spec().dtype, capacities[k]));
       }
     }
     absl::StatusOr<std::vector<ExtentRef>> extents =
-        state->Allocate(session->tenant(), ExtentUse::kTail, sizes_bytes);
+        can_wait ? state->AllocateIfFree(session->tenant(), ExtentUse::kTail, sizes_bytes)
+                 : state->Allocate(session->tenant(), ExtentUse::kTail, sizes_bytes);
     if (!extents.ok()) return;
     MutexLock lock(state->mu);
     absl::optional<MappedWriter>& writer = session->writer();

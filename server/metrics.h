@@ -51,7 +51,7 @@ struct Usage {
 
 // Why a call that was right in itself was refused: the limit it met, another call on the session,
 // the end of the daemon. A limit that has no entry is "other", the last one.
-inline constexpr std::array<absl::string_view, 13> kRejectionReasons = {
+inline constexpr std::array<absl::string_view, 14> kRejectionReasons = {
     "budget_bytes",
     "tenant_quota_bytes",
     "device_memory",
@@ -62,6 +62,7 @@ inline constexpr std::array<absl::string_view, 13> kRejectionReasons = {
     "calibrations_per_tenant_max",
     "leases_per_tenant_max",
     "directory_versions_max",
+    "unmap_timeout",
     "session_busy",
     "draining",
     "other"};

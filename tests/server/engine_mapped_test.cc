@@ -303,6 +303,51 @@ TEST_F(EngineMappedMemoryTest, WithLittleMemoryThereIsLessRoom) {
   EXPECT_TRUE(absl::IsOutOfRange(Commit(lease, session.id, 1, 200).status()));
 }
 
+// A reader maps what takes all memory; the tenant's next append meets the budget.
+TEST_F(EngineMappedMemoryTest, WhereMemoryIsShortLeasesAreAskedToUnmap) {
+  const SessionInfo mapped = Create("mapped");
+  const SessionInfo other = Create("other");
+  std::mt19937 random(1);
+  ASSERT_TRUE(engine_.Append(mapped, 0, 0, {RandomTokens(random, kShape, 100)}).ok());
+  const TestLease lease = Open();
+  const TestLease idle = Open();
+  ASSERT_TRUE(Map(lease, mapped.id, false).ok());
+  const ModelTokens tokens = RandomTokens(random, kShape, 100);
+  EXPECT_TRUE(absl::IsResourceExhausted(engine_.Append(other, 0, 0, {tokens}).status()));
+  EXPECT_EQ(lease.stream->unmap_wanted, std::vector<std::string>{mapped.id});
+  EXPECT_TRUE(idle.stream->unmap_wanted.empty());
+  // It is asked once, and has its time.
+  lease.stream->unmap_wanted.clear();
+  engine_.clock().Advance(absl::Seconds(4));
+  EXPECT_TRUE(absl::IsResourceExhausted(engine_.Append(other, 0, 0, {tokens}).status()));
+  EXPECT_TRUE(lease.stream->unmap_wanted.empty());
+  EXPECT_TRUE(Map(lease, mapped.id, false).ok());
+  engine_.clock().Advance(absl::Seconds(1));
+  const absl::Status refused = Map(lease, mapped.id, false).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_EQ(refused.message().rfind("unmap_timeout: 5s", 0), 0u) << refused;
+  EXPECT_TRUE(absl::IsResourceExhausted(Map(lease, other.id, false).status()));
+  // A lease that maps nothing that others need is not refused.
+  EXPECT_TRUE(Map(idle, other.id, false).ok());
+  // Deleted, it is held by the lease alone; unmapped, it is free, and the lease maps again.
+  ASSERT_TRUE(engine_->DeleteSession(engine_.caller(), mapped.id).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(engine_.Append(other, 0, 0, {tokens}).status()));
+  ASSERT_TRUE(engine_->UnmapSession(engine_.caller(), lease.id, mapped.id).ok());
+  EXPECT_TRUE(engine_.Append(other, 0, 0, {tokens}).ok());
+  EXPECT_TRUE(Map(lease, other.id, false).ok());
+}
+
+// Room is handed out ahead of need: nobody has to go for it while the writer has some.
+TEST_F(EngineMappedMemoryTest, ForMoreRoomNobodyIsAskedToUnmapBeforeItIsNeeded) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  ASSERT_TRUE(Map(lease, session.id, true, 0, 100).ok());
+  ASSERT_TRUE(Commit(lease, session.id, 1, 99).ok());
+  EXPECT_TRUE(lease.stream->unmap_wanted.empty());
+  ASSERT_TRUE(Commit(lease, session.id, 1, 144).ok());
+  EXPECT_EQ(lease.stream->unmap_wanted, std::vector<std::string>{session.id});
+}
+
 TEST_F(EngineMappedMemoryTest, WithoutMemoryForTheCopyNobodyWrites) {
   const SessionInfo session = Create("chat");
   const TestLease lease = Open();
