@@ -35,6 +35,9 @@ ABSL_FLAG(std::string, calibrations_dir, Options().calibrations_dir,
 ABSL_FLAG(std::string, operator_tenants, Options().operator_tenants,
           "tenants that may change the budget, separated by commas. Empty: none, or the one tenant "
           "of a daemon without tokens");
+ABSL_FLAG(std::string, mapping_tenants, Options().mapping_tenants,
+          "tenants that may map sessions, separated by commas. Empty: none, or the one tenant of a "
+          "daemon without tokens");
 ABSL_FLAG(std::string, device, Options().device,
           "auto, cpu, cuda:N or a GPU's UUID. auto: the first GPU, or the CPU where there is no "
           "NVIDIA device node");
@@ -243,6 +246,7 @@ Options OptionsFromFlags() {
   options.tokens_file = absl::GetFlag(FLAGS_tokens_file);
   options.calibrations_dir = absl::GetFlag(FLAGS_calibrations_dir);
   options.operator_tenants = absl::GetFlag(FLAGS_operator_tenants);
+  options.mapping_tenants = absl::GetFlag(FLAGS_mapping_tenants);
   options.device = absl::GetFlag(FLAGS_device);
   options.slab_bytes = absl::GetFlag(FLAGS_slab_bytes);
   options.threads = absl::GetFlag(FLAGS_threads);

@@ -41,6 +41,9 @@ struct Options {
   // Tenants that may change the budget of all, separated by commas. Empty: nobody, but for the one
   // tenant of a daemon without tokens.
   std::string operator_tenants;
+  // Tenants that may map sessions, separated by commas: a mapping shows whole slabs of its tenant.
+  // Empty: nobody, but for the one tenant of a daemon without tokens.
+  std::string mapping_tenants;
 
   // "auto": the first GPU, or the CPU where there is no NVIDIA device node. "cpu", "cuda:N", or a
   // GPU's UUID.

@@ -1,9 +1,11 @@
 #include "server/services/lease_call.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "server/services/field_error.h"
 #include "server/services/mapping_convert.h"
@@ -14,6 +16,15 @@ namespace {
 
 // Messages to a client that does not read; it is asked again and again for what it does not do.
 constexpr size_t kOutgoingMax = 64;
+
+// Without tokens there is one tenant, which is whoever may open the daemon's socket.
+absl::Status CheckMayMap(const Options& options, const std::string& tenant) {
+  if (options.tokens_file.empty()) return absl::OkStatus();
+  const std::vector<std::string> allowed = absl::StrSplit(options.mapping_tenants, ',');
+  if (std::find(allowed.begin(), allowed.end(), tenant) != allowed.end()) return absl::OkStatus();
+  return absl::PermissionDeniedError(absl::StrCat(
+      "tenant: ", tenant, ", is none of the daemon's mapping_tenants, who map sessions"));
+}
 
 }  // namespace
 
@@ -99,6 +110,8 @@ absl::Status LeaseCall::Open(const v1::LeaseOpening& opening) {
   absl::Status status = CheckLayoutVersion(opening.layout_version());
   if (!status.ok()) return status;
   const ServiceContext& context = call_.context();
+  status = CheckMayMap(context.options, call_.caller().tenant);
+  if (!status.ok()) return status;
   if (context.life_socket.empty()) {
     return absl::FailedPreconditionError(
         "listen: the daemon has no Unix socket, which leases need beside them");

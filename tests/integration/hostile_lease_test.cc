@@ -5,17 +5,23 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <fstream>
+#include <iostream>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "gpu/shared_memory.h"
 #include "gtest/gtest.h"
 #include "tests/integration/raw_lease.h"
@@ -26,10 +32,11 @@ namespace {
 
 using grpc::StatusCode;
 
-// SHA-256 of "one" and "two".
+// SHA-256 of "one", "two" and "three"; the last one's tenant may not map.
 constexpr char kTokens[] =
     "first 7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed\n"
-    "second 3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3\n";
+    "second 3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3\n"
+    "third 8b5b9db0c13db24256c829aa364aa90c6d2eba318b9232a4ab9313b954d3555f\n";
 
 class HostileLeaseTest : public ::testing::Test {
  protected:
@@ -37,6 +44,7 @@ class HostileLeaseTest : public ::testing::Test {
       : daemon_([](Options& options, const std::string& folder) {
           options.tokens_file = absl::StrCat(folder, "/tokens");
           std::ofstream(options.tokens_file) << kTokens;
+          options.mapping_tenants = "first,second";
           options.engine.leases_per_tenant_max = 8;
           options.engine.directory_versions_max = 4;
           options.engine.room_tokens_max = 1000;
@@ -252,6 +260,20 @@ TEST_F(HostileLeaseTest, TokensThatAreNotFinite) {
   CommitZeros(writer.get(), 1, 19);
 }
 
+TEST_F(HostileLeaseTest, ATenantThatMayNotMapGetsNoLease) {
+  RawLease lease(&daemon_.stub(), 1, "three");
+  EXPECT_FALSE(lease.opened());
+  const grpc::Status status = lease.WaitForEnd();
+  EXPECT_EQ(status.error_code(), StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(status.error_message(),
+            "tenant: third, is none of the daemon's mapping_tenants, who map sessions");
+  // Everything else is as for others.
+  daemon_.CallAs("three");
+  const v1::Session session = daemon_.CreateSession("chat");
+  EXPECT_TRUE(daemon_.AppendTokens(session, 0, 10).ok());
+  daemon_.CallAs("one");
+}
+
 TEST_F(HostileLeaseTest, UnmapTwiceAndRetireWhatWasNotShown) {
   const auto lease = Attached();
   EXPECT_EQ(lease->Unmap(session_.id()).error_code(), StatusCode::NOT_FOUND);
@@ -289,6 +311,98 @@ TEST_F(HostileLeaseTest, NeverRetires) {
     next = writer->Commit(writer->CommitOf(session_.id(), 1, 4));
   } while (next.error_code() == StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_TRUE(next.ok()) << next.error_message();
+}
+
+// The writer may write to tails that are committed: what it does to them while the daemon seals is
+// its own loss.
+TEST_F(HostileLeaseTest, ChangesCommittedBytesWhileTheyAreSealed) {
+  constexpr float kPoison[] = {std::numeric_limits<float>::quiet_NaN(),
+                               std::numeric_limits<float>::infinity(),
+                               -std::numeric_limits<float>::infinity(),
+                               std::numeric_limits<float>::max(),
+                               -3e38f,
+                               1e-45f};
+  const v1::Session session = daemon_.CreateSession("planes", v1::CODEC_PLANES);
+  const auto writer = Attached();
+  v1::MapSessionRequest request;
+  request.set_lease_id(writer->lease().lease_id());
+  request.set_epoch(writer->lease().epoch());
+  request.set_session_id(session.id());
+  request.set_access(v1::MAP_ACCESS_WRITE);
+  request.set_room_tokens(1000);
+  ASSERT_TRUE(writer->Map(request, &mapped_).ok());
+  // In order of position, for each layer.
+  std::vector<std::vector<absl::Span<float>>> rooms;
+  for (const v1::MappedLayer& layer : mapped_.directory().layers()) {
+    rooms.emplace_back();
+    for (const v1::MappedExtent& extent : layer.room()) {
+      MappedRegion* const region = writer->Region(extent.slab());
+      ASSERT_NE(region, nullptr);
+      rooms.back().emplace_back(reinterpret_cast<float*>(region->data() + extent.offset()),
+                                extent.size_bytes() / sizeof(float));
+    }
+  }
+  std::atomic<size_t> committed_extents{0};
+  std::atomic<bool> stopping{false};
+  std::atomic<uint64_t> written{0};
+  std::thread poisoner([&] {
+    for (size_t round = 0; !stopping; ++round) {
+      for (const std::vector<absl::Span<float>>& room : rooms) {
+        const size_t end = std::min(committed_extents.load(), room.size());
+        for (size_t i = 0; i < end; ++i) {
+          for (size_t k = round % 7; k < room[i].size(); k += 7) {
+            room[i][k] = kPoison[(round + k) % std::size(kPoison)];
+            ++written;
+          }
+        }
+      }
+    }
+  });
+  // The sinks, then 64 tokens at a time: zeros, until they are committed.
+  for (uint64_t count = 16; count <= 16 + 14 * 64; count += 64) {
+    v1::CommitResponse response;
+    grpc::Status status;
+    do {
+      status = writer->Commit(writer->CommitOf(session.id(), 1, count), &response);
+    } while (status.error_code() == StatusCode::RESOURCE_EXHAUSTED);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    writer->Retire(session.id(), response.directory().version());
+    ++committed_extents;
+    daemon_.CallAs("two");
+    v1::AttendResponse sees;
+    EXPECT_TRUE(daemon_.Attend(AttendOf(neighbour_, 0, Queries(1, 1)), &sees).ok());
+    EXPECT_EQ(sees.items(0).output(), neighbour_sees_.items(0).output());
+    daemon_.CallAs("one");
+  }
+  stopping = true;
+  poisoner.join();
+  EXPECT_GT(written.load(), 0u);
+  const v1::Session after = daemon_.GetSession(session.id());
+  EXPECT_EQ(after.committed_token_count(), 16u + 14 * 64);
+  EXPECT_GE(after.layer_states(0).sealed_end(), 256u);
+  for (int layer = 0; layer < kLayers; ++layer) {
+    v1::FetchRequest fetch;
+    fetch.set_session_id(session.id());
+    fetch.set_layer(static_cast<uint32_t>(layer));
+    fetch.set_token_count(after.committed_token_count());
+    fetch.set_dtype(v1::DTYPE_FP32);
+    v1::TokenChunk tokens;
+    const grpc::Status fetched = daemon_.Fetch(fetch, &tokens);
+    const grpc::Status attended = daemon_.Attend(AttendOf(after, layer, Queries(1, 1)));
+    std::cerr << "layer " << layer << ", " << written << " values poisoned, sealed to "
+              << after.layer_states(layer).sealed_end() << ": Fetch " << fetched.error_code()
+              << " with " << tokens.k().size() << " bytes, Attend " << attended.error_code()
+              << "\n";
+    EXPECT_TRUE(fetched.ok() || fetched.error_code() == StatusCode::DATA_LOSS)
+        << fetched.error_message();
+    if (fetched.ok()) {
+      EXPECT_EQ(tokens.k().size(), (16 + 14 * 64) * kRowValues * sizeof(float));
+    }
+    // Whatever the keys are, q.k is finite or the query is refused.
+    EXPECT_TRUE(attended.ok() || (attended.error_code() == StatusCode::INVALID_ARGUMENT &&
+                                  absl::StrContains(attended.error_message(), "logit")))
+        << attended.error_message();
+  }
 }
 
 TEST_F(HostileLeaseTest, TooMuchRoom) {
