@@ -1,5 +1,6 @@
 #include "client/kvdepot.h"
 
+#include <cstddef>
 #include <exception>
 #include <limits>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "client/client.h"
@@ -66,7 +68,7 @@ int Guard(const Call& call) noexcept {
   }
 }
 
-absl::Status CheckPointer(const void* pointer, const char* name) {
+absl::Status CheckPointer(const void* pointer, absl::string_view name) {
   if (pointer != nullptr) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(name, ": NULL, must be set"));
 }
@@ -105,15 +107,26 @@ absl::StatusOr<int> TokenCount(size_t count) {
 absl::StatusOr<std::vector<kvdepot::MappedStream::Query>> Convert(const kvdepot_query* queries,
                                                                   size_t count, bool appends) {
   std::vector<kvdepot::MappedStream::Query> converted;
+  if (count == 0) return converted;
+  absl::Status status = CheckPointer(queries, "queries");
+  if (status.ok()) status = CheckSize(queries->struct_size, sizeof(kvdepot_query), "queries[0]");
+  if (!status.ok()) return status;
+  // The caller's header may be newer, and its structs larger.
+  const size_t stride = queries->struct_size;
   for (size_t i = 0; i < count; ++i) {
-    const kvdepot_query& query = queries[i];
-    absl::Status status = CheckSize(query.struct_size, sizeof(kvdepot_query), "query");
-    if (status.ok()) status = CheckPointer(query.session, "query.session");
-    if (status.ok()) status = CheckPointer(query.q, "query.q");
-    if (status.ok()) status = CheckPointer(query.output, "query.output");
-    if (status.ok()) status = CheckPointer(query.log_sum_exp, "query.log_sum_exp");
-    if (status.ok() && appends) status = CheckPointer(query.k, "query.k");
-    if (status.ok() && appends) status = CheckPointer(query.v, "query.v");
+    const auto& query = *reinterpret_cast<const kvdepot_query*>(
+        reinterpret_cast<const std::byte*>(queries) + i * stride);
+    const std::string name = absl::StrCat("queries[", i, "]");
+    if (query.struct_size != stride) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ".struct_size: ", query.struct_size,
+                                                     ", must be that of queries[0], ", stride));
+    }
+    status = CheckPointer(query.session, name + ".session");
+    if (status.ok()) status = CheckPointer(query.q, name + ".q");
+    if (status.ok()) status = CheckPointer(query.output, name + ".output");
+    if (status.ok()) status = CheckPointer(query.log_sum_exp, name + ".log_sum_exp");
+    if (status.ok() && appends) status = CheckPointer(query.k, name + ".k");
+    if (status.ok() && appends) status = CheckPointer(query.v, name + ".v");
     if (!status.ok()) return status;
     const absl::StatusOr<int> tokens = TokenCount(query.token_count);
     if (!tokens.ok()) return tokens.status();

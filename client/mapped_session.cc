@@ -279,10 +279,15 @@ MappedSession::View MappedSession::ViewOf(size_t layer) const {
 
 absl::Status MappedStream::Check(size_t layer, absl::Span<const Query> queries,
                                  bool appends) const {
+  std::set<const MappedSession*> sessions;
   for (size_t i = 0; i < queries.size(); ++i) {
     const MappedSession& session = *queries[i].session;
     absl::Status status = session.CheckLayer(layer);
     if (status.ok() && appends) status = session.CheckWriter();
+    if (status.ok() && appends && !sessions.insert(&session).second) {
+      status = absl::InvalidArgumentError(
+          absl::StrCat("session: ", session.id(), ", stands in these queries twice"));
+    }
     if (status.ok()) {
       const int query_tokens = appends ? queries[i].tokens.count : queries[i].query_tokens;
       const uint64_t visible =

@@ -222,6 +222,7 @@ absl::Status EngineImpl::DeleteSession(const Caller& caller, const std::string& 
   const InFlight in_flight(&state_);
   // Outlives the lock: what is freed with it takes time.
   SessionRef session;
+  UnmapRequests requests;
   {
     MutexLock lock(state_.mu);
     absl::StatusOr<SessionRef> found = state_.Find(caller.tenant, session_id);
@@ -229,8 +230,9 @@ absl::Status EngineImpl::DeleteSession(const Caller& caller, const std::string& 
     session = *std::move(found);
     session->set_deleted();
     state_.sessions.Erase(*session);
+    requests = state_.leases.UnmapRequestsFor(session_id);
   }
-  AskToUnmap(&state_, {session});
+  Send(requests);
   return absl::OkStatus();
 }
 

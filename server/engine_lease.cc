@@ -223,20 +223,4 @@ absl::Status UnmapSession(EngineState* state, const Caller& caller, const std::s
   return absl::OkStatus();
 }
 
-void AskToUnmap(EngineState* state, const std::vector<std::shared_ptr<Session>>& sessions) {
-  std::vector<std::pair<std::shared_ptr<LeaseStream>, std::vector<std::string>>> asked;
-  {
-    MutexLock lock(state->mu);
-    for (const auto& [id, lease] : state->leases.all()) {
-      if (lease->ended()) continue;
-      std::vector<std::string> session_ids;
-      for (const std::shared_ptr<Session>& session : sessions) {
-        if (lease->shown.count(session->id()) > 0) session_ids.push_back(session->id());
-      }
-      if (!session_ids.empty()) asked.emplace_back(lease->stream, std::move(session_ids));
-    }
-  }
-  for (const auto& [stream, session_ids] : asked) stream->OnUnmapWanted(session_ids);
-}
-
 }  // namespace kvdepot

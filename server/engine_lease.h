@@ -36,9 +36,6 @@ absl::StatusOr<LeaseRecord*> FindUsableLease(EngineState* state, const std::stri
                                              const std::string& lease_id)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu);
 
-// Sessions that were deleted: asks whoever maps them to stop.
-void AskToUnmap(EngineState* state, const std::vector<std::shared_ptr<Session>>& sessions);
-
 }  // namespace kvdepot
 
 #endif  // KVDEPOT_SERVER_ENGINE_LEASE_H_

@@ -19,11 +19,18 @@
 namespace kvdepot {
 namespace {
 
-absl::Status CheckRoomTokens(const EngineState& state, uint64_t room_tokens) {
-  const uint64_t most = static_cast<uint64_t>(state.options.room_tokens_max);
-  if (room_tokens <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("room_tokens: ", room_tokens, ", must be at most ", most));
+// The lease of a call that maps or commits.
+absl::StatusOr<LeaseRecord*> Admitted(EngineState* state, const std::string& tenant,
+                                      const std::string& lease_id, uint64_t room_tokens)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu) {
+  const uint64_t most = static_cast<uint64_t>(state->options.room_tokens_max);
+  if (room_tokens > most) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("room_tokens: ", room_tokens, ", must be at most ", most));
+  }
+  const absl::Status accepting = state->CheckAccepting();
+  if (!accepting.ok()) return accepting;
+  return FindUsableLease(state, tenant, lease_id);
 }
 
 // RESOURCE_EXHAUSTED if the lease holds as many directories of the session as it may.
@@ -149,15 +156,11 @@ class MapWork final : public EngineWork<MapReply> {
       : EngineWork(state, Operation::kMap, caller, std::move(done)), request_(std::move(request)) {}
 
   absl::Status Admit() override {
-    absl::Status status = CheckRoomTokens(*state(), request_.room_tokens);
-    if (!status.ok()) return status;
     MutexLock lock(state()->mu);
-    status = state()->CheckAccepting();
-    if (!status.ok()) return status;
     const absl::StatusOr<LeaseRecord*> lease =
-        FindUsableLease(state(), caller().tenant, request_.lease_id);
+        Admitted(state(), caller().tenant, request_.lease_id, request_.room_tokens);
     if (!lease.ok()) return lease.status();
-    status = CheckUnmapped(*state(), **lease);
+    absl::Status status = CheckUnmapped(*state(), **lease);
     if (!status.ok()) return status;
     absl::StatusOr<std::shared_ptr<Session>> session =
         state()->Find(caller().tenant, request_.session_id);
@@ -230,19 +233,15 @@ class CommitWork final : public EngineWork<MapReply> {
         request_(std::move(request)) {}
 
   absl::Status Admit() override {
-    absl::Status status = CheckRoomTokens(*state(), request_.room_tokens);
-    if (!status.ok()) return status;
     MutexLock lock(state()->mu);
-    status = state()->CheckAccepting();
-    if (!status.ok()) return status;
     const absl::StatusOr<LeaseRecord*> lease =
-        FindUsableLease(state(), caller().tenant, request_.lease_id);
+        Admitted(state(), caller().tenant, request_.lease_id, request_.room_tokens);
     if (!lease.ok()) return lease.status();
     absl::StatusOr<MutationRight> right = MutationRight::TakeAsWriter(
         state(), caller().tenant, request_.session_id, request_.generation, request_.lease_id);
     if (!right.ok()) return right.status();
     right_ = *std::move(right);
-    status = CheckVersions(*state(), **lease, request_.session_id);
+    const absl::Status status = CheckVersions(*state(), **lease, request_.session_id);
     if (!status.ok()) return status;
     return CheckTokenCount();
   }

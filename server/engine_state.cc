@@ -50,7 +50,7 @@ absl::StatusOr<std::vector<ExtentRef>> EngineState::Allocate(
     MutexLock lock(mu);
     requests = leases.WantUnmapped(tenant, clock->Now() + options.unmap_timeout);
   }
-  for (const auto& [stream, session_ids] : requests) stream->OnUnmapWanted(session_ids);
+  Send(requests);
   return extents;
 }
 

@@ -10,6 +10,10 @@ void LetGo::Add(const LeaseRecord::Shown& shown) {
   for (const auto& [version, directory] : shown.versions) directories.push_back(directory);
 }
 
+void Send(const UnmapRequests& requests) {
+  for (const auto& [stream, session_ids] : requests) stream->OnUnmapWanted(session_ids);
+}
+
 LeaseRecord* LeaseTable::Find(const std::string& id) {
   const auto found = leases_.find(id);
   return found == leases_.end() ? nullptr : found->second.get();
@@ -55,6 +59,15 @@ UnmapRequests LeaseTable::WantUnmapped(const std::string& tenant, absl::Time dea
     lease->unmap_deadline = deadline;
     requests.emplace_back(lease->stream, std::vector<std::string>(lease->unmap_asked.begin(),
                                                                   lease->unmap_asked.end()));
+  }
+  return requests;
+}
+
+UnmapRequests LeaseTable::UnmapRequestsFor(const std::string& session_id) const {
+  UnmapRequests requests;
+  for (const auto& [id, lease] : leases_) {
+    if (lease->ended() || lease->shown.count(session_id) == 0) continue;
+    requests.emplace_back(lease->stream, std::vector<std::string>{session_id});
   }
   return requests;
 }

@@ -66,9 +66,12 @@ struct LetGo {
   void Add(const LeaseRecord::Shown& shown);
 };
 
-// Whom to ask for what; to be done without the engine's lock.
+// Whom to ask to unmap which sessions.
 using UnmapRequests =
     std::vector<std::pair<std::shared_ptr<LeaseStream>, std::vector<std::string>>>;
+
+// Without the engine's lock.
+void Send(const UnmapRequests& requests);
 
 struct MappingUsage {
   uint64_t leases = 0;
@@ -96,6 +99,9 @@ class LeaseTable {
   // Marks all that the tenant's leases map as wanted until `deadline`. Leases that have been asked
   // and have not done it yet are not asked again.
   UnmapRequests WantUnmapped(const std::string& tenant, absl::Time deadline);
+  // Those that map the session.
+  UnmapRequests UnmapRequestsFor(const std::string& session_id) const;
+
   const std::map<std::string, std::unique_ptr<LeaseRecord>>& all() const { return leases_; }
 
   MappingUsage usage() const;

@@ -1,0 +1,131 @@
+// The C interface against a whole daemon: what it computes, and what it says to a caller who errs.
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "client/kvdepot.h"
+#include "gtest/gtest.h"
+#include "tests/integration/mapped_tokens.h"
+#include "tests/server/services/test_daemon.h"
+
+namespace kvdepot {
+namespace {
+
+constexpr double kTimeout = 30;
+
+class KvdepotCTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string target = daemon_.server().addresses()[0];
+    ASSERT_EQ(kvdepot_lease_open(target.c_str(), nullptr, kTimeout, &lease_), KVDEPOT_OK)
+        << kvdepot_error_message();
+    ASSERT_EQ(kvdepot_stream_create(1, &stream_), KVDEPOT_OK);
+    for (int i = 0; i < 2; ++i) {
+      const v1::Session created = daemon_.CreateSession(i == 0 ? "first" : "second");
+      ids_[i] = created.id();
+      ASSERT_EQ(kvdepot_session_open(lease_, created.name().c_str(), KVDEPOT_WRITE, 0, kTimeout,
+                                     &sessions_[i]),
+                KVDEPOT_OK)
+          << kvdepot_error_message();
+    }
+  }
+  void TearDown() override {
+    for (kvdepot_session* session : sessions_) kvdepot_session_close(session);
+    kvdepot_stream_close(stream_);
+    kvdepot_lease_close(lease_);
+  }
+
+  // Of token 0 of layer 0 in session i.
+  struct Call {
+    explicit Call(kvdepot_session* session) : token(0, 0, 1), query(7) {
+      const MappedStream::Query from = query.Of(nullptr);
+      c = {sizeof(c),      session, 1,           token.k.data(),
+           token.v.data(), from.q,  from.output, from.log_sum_exp};
+    }
+    MappedTokens token;
+    MappedQuery query;
+    kvdepot_query c;
+  };
+  int AppendAttend(const std::vector<kvdepot_query>& queries) {
+    return kvdepot_append_attend(stream_, 0, 0, queries.data(), queries.size());
+  }
+  uint64_t TokenCount(int session) {
+    uint64_t count = 0;
+    EXPECT_EQ(kvdepot_session_token_count(sessions_[session], 0, &count), KVDEPOT_OK);
+    return count;
+  }
+  // A refused call: its code and message, and nothing was written.
+  void ExpectRefused(int code, int expected, const std::string& message) {
+    EXPECT_EQ(code, expected);
+    EXPECT_EQ(kvdepot_error_message(), message);
+    EXPECT_EQ(TokenCount(0), 0u);
+    EXPECT_EQ(TokenCount(1), 0u);
+  }
+
+  TestDaemon daemon_;
+  kvdepot_lease* lease_ = nullptr;
+  kvdepot_stream* stream_ = nullptr;
+  kvdepot_session* sessions_[2] = {};
+  std::string ids_[2];
+};
+
+TEST_F(KvdepotCTest, SessionsOfOneCallAreEachAttended) {
+  Call first(sessions_[0]);
+  Call second(sessions_[1]);
+  ASSERT_EQ(AppendAttend({first.c, second.c}), KVDEPOT_OK) << kvdepot_error_message();
+  EXPECT_LT(first.query.ErrorOver(0, 1), 1e-4);
+  EXPECT_LT(second.query.ErrorOver(0, 1), 1e-4);
+}
+
+TEST_F(KvdepotCTest, StructsOfANewerHeaderMayBeLarger) {
+  struct Newer {
+    kvdepot_query known;
+    uint64_t unknown[3];
+  };
+  Call first(sessions_[0]);
+  Call second(sessions_[1]);
+  Newer queries[2] = {{first.c, {~0u, ~0u, ~0u}}, {second.c, {~0u, ~0u, ~0u}}};
+  for (Newer& query : queries) query.known.struct_size = sizeof(Newer);
+  ASSERT_EQ(kvdepot_append_attend(stream_, 0, 0, &queries[0].known, 2), KVDEPOT_OK)
+      << kvdepot_error_message();
+  EXPECT_LT(first.query.ErrorOver(0, 1), 1e-4);
+  EXPECT_LT(second.query.ErrorOver(0, 1), 1e-4);
+}
+
+TEST_F(KvdepotCTest, WhatIsWrongIsNamedAndChangesNothing) {
+  const Call first(sessions_[0]);
+  Call second(sessions_[1]);
+  second.c.v = nullptr;
+  ExpectRefused(AppendAttend({first.c, second.c}), KVDEPOT_INVALID_ARGUMENT,
+                "queries[1].v: NULL, must be set");
+  second.c.v = second.token.v.data();
+  second.c.struct_size = 8;
+  ExpectRefused(AppendAttend({first.c, second.c}), KVDEPOT_INVALID_ARGUMENT,
+                "queries[1].struct_size: 8, must be that of queries[0], 64");
+  ExpectRefused(AppendAttend({second.c}), KVDEPOT_INVALID_ARGUMENT,
+                "queries[0].struct_size: 8, must be at least 64");
+  second.c.struct_size = sizeof(kvdepot_query);
+  second.c.token_count = 0;
+  ExpectRefused(AppendAttend({first.c, second.c}), KVDEPOT_INVALID_ARGUMENT,
+                "queries[1].query_tokens: 0, must be 1..0");
+  ExpectRefused(AppendAttend({first.c, first.c}), KVDEPOT_INVALID_ARGUMENT,
+                "queries[1].session: " + ids_[0] + ", stands in these queries twice");
+  ExpectRefused(kvdepot_append_attend(stream_, 9, 0, &first.c, 1), KVDEPOT_INVALID_ARGUMENT,
+                "queries[0].layer: 9, the session has 2");
+}
+
+TEST_F(KvdepotCTest, ATokenThatIsNotFiniteRaisesTheFlagAndIsNotWritten) {
+  Call call(sessions_[0]);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  call.token.k.replace(0, sizeof(nan), reinterpret_cast<const char*>(&nan), sizeof(nan));
+  ASSERT_EQ(AppendAttend({call.c}), KVDEPOT_OK);
+  EXPECT_TRUE(call.query.is_nan());
+  EXPECT_EQ(kvdepot_session_error(sessions_[0]), KVDEPOT_INVALID_ARGUMENT);
+  EXPECT_EQ(kvdepot_commit(sessions_[0], 0, kTimeout), KVDEPOT_INVALID_ARGUMENT);
+  EXPECT_EQ(TokenCount(0), 0u);
+}
+
+}  // namespace
+}  // namespace kvdepot
