@@ -72,8 +72,8 @@ typedef struct kvdepot_stream kvdepot_stream;
  * FAILED_PRECONDITION names both versions where daemon and library speak different ones. */
 int kvdepot_lease_open(const char* target, const char* token, double timeout_seconds,
                        kvdepot_lease** lease);
-/* OK, or why the lease has ended: UNAVAILABLE where the daemon has gone. Its sessions stay
- * readable; close them and it, and open another one. */
+/* OK, or why the lease has ended, once its connection shows it: UNAVAILABLE where the daemon has
+ * gone. Its sessions stay readable; close them and it, and open another one. */
 int kvdepot_lease_status(const kvdepot_lease* lease);
 /* NULL is fine, here and below. Its sessions are closed. */
 void kvdepot_lease_close(kvdepot_lease* lease);

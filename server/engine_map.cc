@@ -241,7 +241,7 @@ class CommitWork final : public EngineWork<MapReply> {
         state(), caller().tenant, request_.session_id, request_.generation, request_.lease_id);
     if (!right.ok()) return right.status();
     right_ = *std::move(right);
-    const absl::Status status = CheckVersions(*state(), **lease, request_.session_id);
+    absl::Status status = CheckVersions(*state(), **lease, request_.session_id);
     if (!status.ok()) return status;
     return CheckTokenCount();
   }
