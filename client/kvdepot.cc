@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "client/client.h"
+#include "client/cuda_mapped_stream.h"
 #include "client/lease.h"
 #include "client/mapped_session.h"
 #include "client/target.h"
@@ -32,6 +33,9 @@ struct kvdepot_session {
 struct kvdepot_stream {
   explicit kvdepot_stream(int threads) : stream(threads) {}
   kvdepot::MappedStream stream;
+};
+struct kvdepot_cuda_stream {
+  std::unique_ptr<kvdepot::CudaMappedStream> stream;
 };
 // NOLINTEND(readability-identifier-naming)
 
@@ -104,9 +108,37 @@ absl::StatusOr<int> TokenCount(size_t count) {
   return absl::InvalidArgumentError(absl::StrCat("token_count: ", count, ", must fit an int"));
 }
 
-absl::StatusOr<std::vector<kvdepot::MappedStream::Query>> Convert(const kvdepot_query* queries,
-                                                                  size_t count, bool appends) {
-  std::vector<kvdepot::MappedStream::Query> converted;
+// One of the caller's queries in a stream's own form.
+kvdepot::MappedStream::Query Of(const kvdepot_query& from, int tokens, bool appends,
+                                const kvdepot::MappedStream* /*stream*/) {
+  kvdepot::MappedStream::Query to;
+  to.session = from.session->session.get();
+  if (appends) {
+    to.tokens = {static_cast<const std::byte*>(from.k), static_cast<const std::byte*>(from.v),
+                 tokens};
+  }
+  to.query_tokens = tokens;
+  to.q = static_cast<const std::byte*>(from.q);
+  to.output = from.output;
+  to.log_sum_exp = from.log_sum_exp;
+  return to;
+}
+kvdepot::CudaMappedStream::Query Of(const kvdepot_query& from, int tokens, bool /*appends*/,
+                                    const kvdepot::CudaMappedStream* /*stream*/) {
+  return {from.session->session.get(),
+          static_cast<const std::byte*>(from.k),
+          static_cast<const std::byte*>(from.v),
+          tokens,
+          static_cast<const std::byte*>(from.q),
+          from.output,
+          from.log_sum_exp};
+}
+
+template <typename Stream>
+absl::StatusOr<std::vector<typename Stream::Query>> Convert(const kvdepot_query* queries,
+                                                            size_t count, bool appends,
+                                                            const Stream* stream) {
+  std::vector<typename Stream::Query> converted;
   if (count == 0) return converted;
   absl::Status status = CheckPointer(queries, "queries");
   if (status.ok()) status = CheckSize(queries->struct_size, sizeof(kvdepot_query), "queries[0]");
@@ -130,19 +162,20 @@ absl::StatusOr<std::vector<kvdepot::MappedStream::Query>> Convert(const kvdepot_
     if (!status.ok()) return status;
     const absl::StatusOr<int> tokens = TokenCount(query.token_count);
     if (!tokens.ok()) return tokens.status();
-    kvdepot::MappedStream::Query to;
-    to.session = query.session->session.get();
-    if (appends) {
-      to.tokens = {static_cast<const std::byte*>(query.k), static_cast<const std::byte*>(query.v),
-                   *tokens};
-    }
-    to.query_tokens = *tokens;
-    to.q = static_cast<const std::byte*>(query.q);
-    to.output = query.output;
-    to.log_sum_exp = query.log_sum_exp;
-    converted.push_back(to);
+    converted.push_back(Of(query, *tokens, appends, stream));
   }
   return converted;
+}
+
+// AppendAttend or Attend of a stream of either kind.
+template <typename Stream>
+absl::Status RunQueries(Stream* stream, size_t layer, float scale, const kvdepot_query* queries,
+                        size_t query_count, bool appends) {
+  const auto converted =
+      Convert(queries, query_count, appends, stream);
+  if (!converted.ok()) return converted.status();
+  return appends ? stream->AppendAttend(layer, scale, *converted)
+                 : stream->Attend(layer, scale, *converted);
 }
 
 }  // namespace
@@ -330,19 +363,84 @@ void kvdepot_stream_close(kvdepot_stream* stream) {
 int kvdepot_append_attend(kvdepot_stream* stream, size_t layer, float scale,
                           const kvdepot_query* queries, size_t query_count) {
   return Guard([&] {
-    const auto converted = Convert(queries, query_count, /*appends=*/true);
-    if (!converted.ok()) return converted.status();
-    return stream->stream.AppendAttend(layer, scale, *converted);
+    return RunQueries(&stream->stream, layer, scale, queries, query_count, /*appends=*/true);
   });
 }
 
 int kvdepot_attend(kvdepot_stream* stream, size_t layer, float scale, const kvdepot_query* queries,
                    size_t query_count) {
   return Guard([&] {
-    const auto converted = Convert(queries, query_count, /*appends=*/false);
-    if (!converted.ok()) return converted.status();
-    return stream->stream.Attend(layer, scale, *converted);
+    return RunQueries(&stream->stream, layer, scale, queries, query_count, /*appends=*/false);
   });
+}
+
+int kvdepot_cuda_stream_create(void* cuda_stream, kvdepot_cuda_stream** stream) {
+  return Guard([&] {
+    absl::Status status = CheckPointer(stream, "stream");
+    if (!status.ok()) return status;
+    absl::StatusOr<std::unique_ptr<kvdepot::CudaMappedStream>> created =
+        kvdepot::CudaMappedStream::Create(static_cast<CUstream_st*>(cuda_stream));
+    if (!created.ok()) return created.status();
+    *stream = new kvdepot_cuda_stream{*std::move(created)};
+    return absl::OkStatus();
+  });
+}
+
+void kvdepot_cuda_stream_close(kvdepot_cuda_stream* stream) {
+  Guard([&] {
+    delete stream;
+    return absl::OkStatus();
+  });
+}
+
+int kvdepot_cuda_append_attend(kvdepot_cuda_stream* stream, size_t layer, float scale,
+                               const kvdepot_query* queries, size_t query_count) {
+  return Guard([&] {
+    return RunQueries(stream->stream.get(), layer, scale, queries, query_count, /*appends=*/true);
+  });
+}
+
+int kvdepot_cuda_attend(kvdepot_cuda_stream* stream, size_t layer, float scale,
+                        const kvdepot_query* queries, size_t query_count) {
+  return Guard([&] {
+    return RunQueries(stream->stream.get(), layer, scale, queries, query_count, /*appends=*/false);
+  });
+}
+
+int kvdepot_cuda_append(kvdepot_cuda_stream* stream, kvdepot_session* session, size_t layer,
+                        const void* k, const void* v, size_t token_count) {
+  return Guard([&] {
+    const absl::StatusOr<int> tokens = TokenCount(token_count);
+    if (!tokens.ok()) return tokens.status();
+    return stream->stream->Append(session->session.get(), layer, static_cast<const std::byte*>(k),
+                                  static_cast<const std::byte*>(v), *tokens);
+  });
+}
+
+int kvdepot_cuda_commit(kvdepot_cuda_stream* stream, kvdepot_session* session,
+                        uint32_t room_tokens) {
+  return Guard([&] { return stream->stream->Commit(session->session.get(), room_tokens); });
+}
+
+int kvdepot_cuda_wait(kvdepot_cuda_stream* stream, kvdepot_session* session,
+                      double timeout_seconds) {
+  return Guard(
+      [&] { return stream->stream->Wait(session->session.get(), After(timeout_seconds)); });
+}
+
+int kvdepot_cuda_refresh(kvdepot_cuda_stream* stream, kvdepot_session* session) {
+  return Guard([&] { return stream->stream->Refresh(session->session.get()); });
+}
+
+int kvdepot_cuda_truncate(kvdepot_cuda_stream* stream, kvdepot_session* session,
+                          uint64_t token_count, double timeout_seconds) {
+  return Guard([&] {
+    return stream->stream->Truncate(session->session.get(), token_count, After(timeout_seconds));
+  });
+}
+
+int kvdepot_cuda_clear_error(kvdepot_cuda_stream* stream, kvdepot_session* session) {
+  return Guard([&] { return stream->stream->ClearError(session->session.get()); });
 }
 
 }  // extern "C"

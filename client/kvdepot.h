@@ -20,6 +20,9 @@
  * is thread-safe. Times are seconds that a call may wait for the daemon. Strings are UTF-8 and read
  * during the call only.
  *
+ * Where the daemon serves a GPU, sessions are memory of that GPU, and a kvdepot_cuda_stream stands
+ * in place of a kvdepot_stream: see the end of this file.
+ *
  * Structs that grow carry their size: set struct_size to sizeof of the struct, and the rest to zero
  * where you have nothing to say. */
 #ifndef KVDEPOT_CLIENT_KVDEPOT_H_
@@ -164,6 +167,57 @@ int kvdepot_append_attend(kvdepot_stream* stream, size_t layer, float scale,
 /* Attends from the last token_count positions of the layer. */
 int kvdepot_attend(kvdepot_stream* stream, size_t layer, float scale, const kvdepot_query* queries,
                    size_t query_count);
+
+/* ---- On a GPU ----
+ *
+ * Kernels of this process attend and append, on a CUDA stream of the caller's; everything is queued
+ * in order there, and nothing waits but where it says so. All arrays, those of kvdepot_query
+ * included, are device memory aligned to 16 bytes. kvdepot_append, kvdepot_commit, kvdepot_truncate
+ * and kvdepot_session_clear_error are FAILED_PRECONDITION or of no effect for such a session: use
+ * those below.
+ *
+ *   kvdepot_cuda_refresh(stream, session);            // once before a capture
+ *   capture into a CUDA graph: for each layer: kvdepot_cuda_append_attend(stream, layer, ...);
+ *   for each token: fill k, v and q of all layers, replay the graph on the same CUDA stream
+ *     every few dozen: kvdepot_cuda_commit(stream, session, 0); kvdepot_cuda_refresh(stream, session);
+ *
+ * The graph serves while sessions grow, are sealed and change directories. A token that does not
+ * fit or is not finite raises the session's flag on the device: outputs and log-sum-exps are NaN
+ * from then on, kvdepot_cuda_wait and the next kvdepot_cuda_commit return its error.
+ *
+ * Close a stream before its CUDA stream is destroyed. Graphs captured on it are replayed while it
+ * and their sessions are open. Closing either waits for the CUDA stream. */
+typedef struct kvdepot_cuda_stream kvdepot_cuda_stream;
+
+/* `cuda_stream` is a cudaStream_t or CUstream of the current device, which stays current in later
+ * calls; NULL is the legacy default stream. UNIMPLEMENTED: the library was built without CUDA. */
+int kvdepot_cuda_stream_create(void* cuda_stream, kvdepot_cuda_stream** stream);
+void kvdepot_cuda_stream_close(kvdepot_cuda_stream* stream);
+
+/* As kvdepot_append_attend and kvdepot_attend. FAILED_PRECONDITION as well: the session's tokens
+ * are appended on another stream, or the stream is being captured and did not see the session
+ * before. */
+int kvdepot_cuda_append_attend(kvdepot_cuda_stream* stream, size_t layer, float scale,
+                               const kvdepot_query* queries, size_t query_count);
+int kvdepot_cuda_attend(kvdepot_cuda_stream* stream, size_t layer, float scale,
+                        const kvdepot_query* queries, size_t query_count);
+/* Tokens of a prompt, as many as there is room for until the next commit. */
+int kvdepot_cuda_append(kvdepot_cuda_stream* stream, kvdepot_session* session, size_t layer,
+                        const void* k, const void* v, size_t token_count);
+/* Commits what every layer has once the work queued so far is done. Returns at once. */
+int kvdepot_cuda_commit(kvdepot_cuda_stream* stream, kvdepot_session* session,
+                        uint32_t room_tokens);
+/* Returns when all commits queued so far are answered, with the first error among the session's. */
+int kvdepot_cuda_wait(kvdepot_cuda_stream* stream, kvdepot_session* session,
+                      double timeout_seconds);
+/* Work queued from here on uses what the last answered commit, or kvdepot_refresh, has brought.
+ * FAILED_PRECONDITION in a capture. */
+int kvdepot_cuda_refresh(kvdepot_cuda_stream* stream, kvdepot_session* session);
+/* Keeps token_count tokens of every layer, after the answers to commits under way. */
+int kvdepot_cuda_truncate(kvdepot_cuda_stream* stream, kvdepot_session* session,
+                          uint64_t token_count, double timeout_seconds);
+/* Lowers the session's flag for work queued from here on. */
+int kvdepot_cuda_clear_error(kvdepot_cuda_stream* stream, kvdepot_session* session);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -20,7 +20,7 @@
 #include "client/connection.h"
 #include "client/grpc_status.h"
 #include "gpu/descriptor_packet.h"
-#include "gpu/shared_memory.h"
+#include "gpu/map_region.h"
 #include "kvdepot/v1/kv_depot_service.grpc.pb.h"
 
 namespace kvdepot {
@@ -105,6 +105,7 @@ class OpenLease final : public Lease {
 
   const std::string& id() const override { return opened_->lease_id(); }
   uint64_t epoch() const override { return opened_->epoch(); }
+  const std::string& device() const override { return opened_->device(); }
 
   absl::Status status() const override {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -253,13 +254,13 @@ class OpenLease final : public Lease {
     }
   }
 
-  // The daemon has sent them before its answer.
+  // Descriptors were sent before the answer.
   absl::Status ReceiveSlabs(const v1::MappedDirectory& directory, absl::Time deadline) {
     for (const v1::MappedSlab& slab : directory.slabs()) {
-      while (Region(slab.serial()) == nullptr) {
-        absl::Status status = ReceiveSlab(deadline);
-        if (!status.ok()) return status;
-      }
+      absl::Status status;
+      if (slab.kind() == v1::MAPPED_SLAB_KIND_CUDA_IPC) status = MapSlab(slab, FileDescriptor());
+      while (status.ok() && Region(slab.serial()) == nullptr) status = ReceiveSlab(deadline);
+      if (!status.ok()) return status;
     }
     // One that the daemon thought to be mapped, and this process had let go of meanwhile.
     for (const v1::MappedLayer& layer : directory.layers()) {
@@ -287,17 +288,24 @@ class OpenLease final : public Lease {
     if (packet->bytes.empty() || !message.ParseFromString(packet->bytes) || !message.has_slab()) {
       return absl::UnavailableError("life_socket: the daemon has closed it");
     }
-    const v1::MappedSlab& slab = message.slab();
-    if (slab.kind() != v1::MAPPED_SLAB_KIND_SHARED_MEMORY) {
-      return absl::UnimplementedError(absl::StrCat("slab.kind: ", static_cast<int>(slab.kind()),
-                                                   ", this client maps shared memory alone"));
+    return MapSlab(message.slab(), std::move(packet->descriptor));
+  }
+
+  absl::Status MapSlab(const v1::MappedSlab& slab, FileDescriptor descriptor) {
+    IpcRegion region;
+    region.kind = static_cast<RegionKind>(slab.kind());
+    region.device = slab.device();
+    region.size_bytes = slab.size_bytes();
+    region.descriptor = std::move(descriptor);
+    region.handle = slab.cuda_ipc_handle();
+    absl::StatusOr<std::unique_ptr<MappedRegion>> mapped =
+        MapRegion(region, slab.writable() ? RegionAccess::kReadWrite : RegionAccess::kRead);
+    if (!mapped.ok()) {
+      return absl::Status(mapped.status().code(), absl::StrCat("slab ", slab.serial(), ": ",
+                                                               mapped.status().message()));
     }
-    absl::StatusOr<std::unique_ptr<MappedRegion>> region =
-        MapSharedMemory(packet->descriptor, slab.size_bytes(),
-                        slab.writable() ? RegionAccess::kReadWrite : RegionAccess::kRead);
-    if (!region.ok()) return region.status();
     const std::lock_guard<std::mutex> lock(mutex_);
-    regions_[slab.serial()] = *std::move(region);
+    regions_[slab.serial()] = *std::move(mapped);
     return absl::OkStatus();
   }
 

@@ -43,6 +43,8 @@ class Lease {
 
   virtual const std::string& id() const = 0;
   virtual uint64_t epoch() const = 0;
+  // UUID of the GPU whose memory sessions are; empty: host memory.
+  virtual const std::string& device() const = 0;
   // OK, or why it has ended: UNAVAILABLE where the daemon has gone.
   virtual absl::Status status() const = 0;
   // Sessions that the daemon has asked to unmap so far.

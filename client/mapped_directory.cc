@@ -191,6 +191,16 @@ absl::StatusOr<MappedShape> MappedShape::Of(const v1::Session& session) {
   }
   // The numbers are the same (gpu/shape.h).
   shape.dtype = static_cast<DType>(dtype);
+  if (session.codec() == v1::CODEC_PLANES) {
+    const int profile = static_cast<int>(session.profile()) - v1::PROFILE_TINY;
+    if (profile < 0 || profile >= kProfileCount) {
+      return absl::DataLossError(absl::StrCat("session.profile: ",
+                                              static_cast<int>(session.profile()),
+                                              ", must be one of planes"));
+    }
+    shape.codec = Codec::kPlanes;
+    shape.profile = static_cast<Profile>(profile);
+  }
   for (const v1::LayerShape& from : session.layers()) {
     const bool good_heads = from.kv_heads() >= 1 && from.kv_heads() <= kSegmentKvHeadsMax &&
                             from.query_heads() % from.kv_heads() == 0 &&

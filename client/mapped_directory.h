@@ -27,6 +27,8 @@ using RegionLookup = std::function<RegionRef(uint64_t serial)>;
 struct MappedShape {
   std::vector<LayerShape> layers;
   DType dtype = DType::kBf16;
+  Codec codec = Codec::kRaw;
+  Profile profile = Profile::kCompact;
 
   // DATA_LOSS: what the daemon says is no session of this contract.
   static absl::StatusOr<MappedShape> Of(const v1::Session& session);

@@ -61,6 +61,7 @@ MappedSession::MappedSession(std::shared_ptr<Lease> lease, std::string id, const
       versions_(std::make_shared<Versions>(lease_, id_)) {}
 
 MappedSession::~MappedSession() {
+  for (User* const user : std::exchange(users_, {})) user->Release(this);
   directory_ = nullptr;
   // Where it fails, the daemon learns it with the lease's end.
   if (!shape_.layers.empty()) lease_->Unmap(id_, absl::Now() + kUnmapTimeout).IgnoreError();
@@ -156,15 +157,39 @@ absl::Status MappedSession::CheckWriter() const {
       absl::StrCat("access: READ, must be WRITE in order to change session ", id_));
 }
 
+absl::Status MappedSession::CheckHostMemory() const {
+  if (device().empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "session: ", id_, ", lies on ", device(), ", where a CUDA stream must be used"));
+}
+
 absl::Status MappedSession::Append(size_t layer, const HostTokens& tokens) {
   absl::Status status = CheckWriter();
+  if (status.ok()) status = CheckHostMemory();
   if (status.ok()) status = CheckLayer(layer);
   if (!status.ok()) return status;
   status = Write(layer, tokens);
-  if (status.ok()) return status;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (error_.ok()) error_ = std::move(status);
+  if (!status.ok()) RaiseError(status);
   return absl::OkStatus();
+}
+
+void MappedSession::RaiseError(const absl::Status& status) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (error_.ok()) error_ = status;
+}
+
+void MappedSession::TakeWritten(absl::Span<const uint64_t> token_counts) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (size_t i = 0; i < written_.size(); ++i) {
+    written_[i] = std::max(token_counts[i], directory_->token_count);
+  }
+}
+
+bool MappedSession::DropUnsent(uint64_t token_count) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (token_count < sent_token_count_) return false;
+  for (uint64_t& written : written_) written = std::min(written, token_count);
+  return true;
 }
 
 absl::Status MappedSession::Write(size_t layer, const HostTokens& tokens) {
@@ -210,7 +235,11 @@ absl::Status MappedSession::Write(size_t layer, const HostTokens& tokens) {
 
 absl::Status MappedSession::Commit(absl::Time deadline, uint32_t room_tokens) {
   absl::Status status = CheckWriter();
-  if (!status.ok()) return status;
+  if (status.ok()) status = CheckHostMemory();
+  return status.ok() ? CommitWritten(deadline, room_tokens) : status;
+}
+
+absl::Status MappedSession::CommitWritten(absl::Time deadline, uint32_t room_tokens) {
   v1::CommitRequest request;
   DirectoryRef base;
   {
@@ -235,7 +264,11 @@ absl::Status MappedSession::Refresh(absl::Time deadline) {
 
 absl::Status MappedSession::Truncate(uint64_t token_count, absl::Time deadline) {
   absl::Status status = CheckWriter();
-  if (!status.ok()) return status;
+  if (status.ok()) status = CheckHostMemory();
+  return status.ok() ? TruncateWritten(token_count, deadline) : status;
+}
+
+absl::Status MappedSession::TruncateWritten(uint64_t token_count, absl::Time deadline) {
   uint64_t generation = 0;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -244,17 +277,14 @@ absl::Status MappedSession::Truncate(uint64_t token_count, absl::Time deadline) 
       return absl::OutOfRangeError(
           absl::StrCat("token_count: ", token_count, ", every layer has ", least));
     }
-    if (token_count >= sent_token_count_) {
-      for (uint64_t& written : written_) written = std::min(written, token_count);
-      return absl::OkStatus();
-    }
-    if (sent_token_count_ > directory_->token_count) {
+    if (token_count < sent_token_count_ && sent_token_count_ > directory_->token_count) {
       return absl::FailedPreconditionError(
           absl::StrCat("commit: of ", sent_token_count_,
                        " tokens, is not answered; commit again before ", token_count, " are kept"));
     }
     generation = directory_->generation;
   }
+  if (DropUnsent(token_count)) return absl::OkStatus();
   v1::TruncateSessionRequest request;
   request.set_session_id(id_);
   request.set_generation(generation);
@@ -283,6 +313,7 @@ absl::Status MappedStream::Check(size_t layer, absl::Span<const Query> queries,
   for (size_t i = 0; i < queries.size(); ++i) {
     const MappedSession& session = *queries[i].session;
     absl::Status status = session.CheckLayer(layer);
+    if (status.ok()) status = session.CheckHostMemory();
     if (status.ok() && appends) status = session.CheckWriter();
     if (status.ok() && appends && !sessions.insert(&session).second) {
       status = absl::InvalidArgumentError(

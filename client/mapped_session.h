@@ -15,6 +15,10 @@
 // Commit returns the flag's error, until ClearError: RESOURCE_EXHAUSTED naming room, or
 // INVALID_ARGUMENT naming the value. Nothing is ever written outside the session's room.
 //
+// Where the daemon's slabs are memory of a GPU, a CudaMappedStream (cuda_mapped_stream.h) appends,
+// commits, truncates and attends; the calls below that do so here are FAILED_PRECONDITION then, and
+// what the host knows of layers is as of the last commit that the stream has come to.
+//
 // Errors of calls to the daemon are those of proto/kvdepot/v1/kv_depot_service.proto.
 #ifndef KVDEPOT_CLIENT_MAPPED_SESSION_H_
 #define KVDEPOT_CLIENT_MAPPED_SESSION_H_
@@ -24,6 +28,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -63,6 +68,8 @@ class MappedSession {
 
   const std::string& id() const { return id_; }
   const MappedShape& shape() const { return shape_; }
+  // UUID of the GPU that its memory is of; empty: host memory.
+  const std::string& device() const { return lease_->device(); }
   // Of the directory in use.
   uint64_t committed_token_count() const;
   uint64_t generation() const;
@@ -93,7 +100,16 @@ class MappedSession {
 
  private:
   friend class MappedStream;
+  friend class CudaMappedStream;
   using DirectoryRef = std::shared_ptr<const MappedDirectory>;
+
+  // Whoever uses directories of the session beside calls on it.
+  class User {
+   public:
+    virtual ~User() = default;
+    // Lets go of them, and waits for whatever reads what they list: the session is about to end.
+    virtual void Release(MappedSession* session) = 0;
+  };
 
   // What one attend reads. Keeps the directory, which is not retired meanwhile.
   struct View {
@@ -115,6 +131,16 @@ class MappedSession {
   DirectoryRef directory() const;
   absl::Status CheckLayer(size_t layer) const;
   absl::Status CheckWriter() const;
+  absl::Status CheckHostMemory() const;
+  // Commits what written_ says.
+  absl::Status CommitWritten(absl::Time deadline, uint32_t room_tokens);
+  // For streams of a GPU, whose device knows what was written: takes that into written_; raises the
+  // error unless there is one; and whether the tokens behind `token_count` go without a call.
+  void TakeWritten(absl::Span<const uint64_t> token_counts);
+  void RaiseError(const absl::Status& status);
+  bool DropUnsent(uint64_t token_count);
+  // Keeps tokens of what written_ says.
+  absl::Status TruncateWritten(uint64_t token_count, absl::Time deadline);
   // INVALID_ARGUMENT or RESOURCE_EXHAUSTED, which raise the flag; nothing is written then.
   absl::Status Write(size_t layer, const HostTokens& tokens);
   View ViewOf(size_t layer) const;
@@ -134,6 +160,9 @@ class MappedSession {
   // of their slots is written again. At least the directory's.
   uint64_t sent_token_count_ = 0;
   absl::Status error_;
+  std::set<User*> users_;
+  // The stream that its tokens are appended on; null: none yet.
+  const User* appender_ = nullptr;
 };
 
 // Attends over mapped sessions in this process, as their kind of memory does it: on the CPU with

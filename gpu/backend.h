@@ -79,6 +79,12 @@ struct EncodeJob {
   bool in_range = true;
 };
 
+// Exact tokens of one layer that somebody else than the backend has written.
+struct WrittenRun {
+  LayerShape shape;
+  TokenRun run;  // of form kExact
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -111,6 +117,10 @@ class Backend {
   // message names `field`, the first such value and its index.
   virtual absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
                                    size_t value_count) = 0;
+
+  // Index of the first of `runs` with a value, of K or V, that is infinite or not a number;
+  // runs.size() if there is none.
+  virtual size_t FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> runs) = 0;
 
   // Copies tokens [from, from + count) of `tokens` to slots first_slot.. of an exact extent of
   // `capacity` tokens.

@@ -60,6 +60,7 @@ class CpuBackend : public Backend {
                            size_t value_count) override {
     return CheckFiniteOnCpu(field, values, dtype, value_count);
   }
+  size_t FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> runs) override;
 
   void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
                    int count, std::byte* extent, int capacity, int first_slot) override {
@@ -156,6 +157,20 @@ class CpuBackend : public Backend {
   WorkerPool pool_;
   CpuAttention attention_;
 };
+
+size_t CpuBackend::FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> runs) {
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const auto& [shape, run] = runs[i];
+    const size_t row_bytes = static_cast<size_t>(shape.head_dim) * DTypeBytes(dtype);
+    const size_t values = static_cast<size_t>(run.count) * static_cast<size_t>(shape.head_dim);
+    const std::byte* strip = run.data + static_cast<size_t>(run.first) * row_bytes;
+    for (int tensor = 0; tensor < 2 * shape.kv_heads; ++tensor) {
+      if (FirstNonFinite(strip, dtype, values) < values) return i;
+      strip += static_cast<size_t>(run.capacity) * row_bytes;
+    }
+  }
+  return runs.size();
+}
 
 }  // namespace
 

@@ -17,9 +17,11 @@
 #include "gpu/decode_runs_cuda.h"
 #include "gpu/device_head.h"
 #include "gpu/device_memory.h"
+#include "gpu/device_slab.h"
 #include "gpu/finite_cpu.h"
 #include "gpu/kernel_arguments.h"
 #include "gpu/planes/own_calibration.h"
+#include "gpu/raw/finite_cuda.h"
 #include "gpu/segments_cuda.h"
 #include "gpu/staging_ring.h"
 #include "gpu/tokens_cuda.h"
@@ -35,31 +37,7 @@ constexpr size_t kDecodedBytes = size_t{8} << 20;
 // Heads of the largest layer (1024 of them take 557 KiB), and the runs of a large Fetch.
 constexpr size_t kArgumentsBytes = size_t{4} << 20;
 constexpr size_t kDecodeRunsMax = 16384;
-
-class DeviceSlab final : public SlabMemory {
- public:
-  explicit DeviceSlab(DeviceBuffer buffer)
-      : SlabMemory(buffer.data(), buffer.size_bytes()), buffer_(std::move(buffer)) {}
-
- private:
-  const DeviceBuffer buffer_;
-};
-
-// Zeroed, because a slab may lie where another tenant's was, and a mapping shows the whole of it.
-absl::StatusOr<std::unique_ptr<SlabMemory>> MakeSlab(int device, size_t size_bytes) {
-  absl::Status status = CudaStatus(cudaSetDevice(device), "cudaSetDevice");
-  if (!status.ok()) return status;
-  absl::StatusOr<DeviceBuffer> buffer = DeviceBuffer::Allocate(size_bytes);
-  if (!buffer.ok()) {
-    return absl::Status(buffer.status().code(),
-                        absl::StrCat("device_memory: ", buffer.status().message()));
-  }
-  status = CudaStatus(cudaMemset(buffer->data(), 0, size_bytes), "cudaMemset of a slab");
-  // The null stream does not wait for other streams, nor they for it.
-  if (status.ok()) status = CudaStatus(cudaStreamSynchronize(nullptr), "cudaMemset of a slab");
-  if (!status.ok()) return status;
-  return std::make_unique<DeviceSlab>(*std::move(buffer));
-}
+constexpr size_t kFiniteRunsMax = 16384;
 
 // What calls share, made once: after the start nothing but slabs and large batches of attention
 // take device memory.
@@ -93,8 +71,9 @@ class CudaBackend final : public Backend {
               CudaAttention attention)
       : device_(std::move(device)),
         on_fault_(options.on_fault),
-        slabs_([index = device_.index](size_t size_bytes,
-                                       ExtentUse) { return MakeSlab(index, size_bytes); },
+        slabs_([this, kind = options.slab_kind](
+                   size_t size_bytes,
+                   ExtentUse) { return MakeDeviceSlab(device_, size_bytes, kind); },
                options.slab_bytes, UINT64_MAX),
         workspace_(std::move(workspace)),
         attention_(std::move(attention)) {}
@@ -133,6 +112,7 @@ class CudaBackend final : public Backend {
     return CheckFiniteOnCpu(field, values, dtype, value_count);
   }
 
+  size_t FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> runs) override;
   void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
                    int count, std::byte* extent, int capacity, int first_slot) override;
   void CopyTokens(const LayerShape& shape, DType dtype, const std::byte* from, std::byte* to,
@@ -178,6 +158,35 @@ void CudaBackend::Fail(const absl::Status& status) {
     health_ = absl::InternalError(status.message());
   }
   if (on_fault_) on_fault_(status);
+}
+
+size_t CudaBackend::FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> runs) {
+  for (size_t done = 0; done < runs.size(); done += kFiniteRunsMax) {
+    const size_t now = std::min(kFiniteRunsMax, runs.size() - done);
+    if (!Enter()) return runs.size();
+    workspace_.arguments.Clear();
+    const auto arguments = workspace_.arguments.Add<raw::FiniteRun>(now);
+    const auto first = workspace_.arguments.Add<uint64_t>(1);
+    for (size_t i = 0; i < now; ++i) {
+      const auto& [shape, run] = runs[done + i];
+      const size_t row_bytes = static_cast<size_t>(shape.head_dim) * DTypeBytes(dtype);
+      arguments.host[i] = {run.data + static_cast<size_t>(run.first) * row_bytes,
+                           static_cast<size_t>(run.capacity) * row_bytes,
+                           2 * static_cast<uint32_t>(shape.kv_heads),
+                           static_cast<uint32_t>(run.count) * static_cast<uint32_t>(row_bytes)};
+    }
+    uint64_t found = now;
+    if (!Ok(workspace_.arguments.Upload(workspace_.stream)) ||
+        !Ok(raw::FindNonFiniteRun(arguments.device, dtype, now, first.device,
+                                  workspace_.stream.get()),
+            "checking tokens")) {
+      return runs.size();
+    }
+    ReadBytes(reinterpret_cast<const std::byte*>(first.device), sizeof(found),
+              reinterpret_cast<std::byte*>(&found));
+    if (found < now) return done + found;
+  }
+  return runs.size();
 }
 
 void CudaBackend::WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens,

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "gpu/backend.h"
+#include "gpu/ipc_region.h"
 #include "gpu/slab_pool.h"
 
 namespace kvdepot {
@@ -19,6 +20,8 @@ struct CudaBackendOptions {
   std::string device = "auto";
   // What the budget is cut into (slab_pool.h).
   uint64_t slab_bytes = kSlabBytesDefault;
+  // How slabs travel to processes that map them: kCudaMemory or kCudaIpc (device_slab.h).
+  RegionKind slab_kind = RegionKind::kCudaMemory;
   // Called once, when health() ceases to be OK, by the thread that found out. May be empty.
   std::function<void(const absl::Status&)> on_fault;
 };

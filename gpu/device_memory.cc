@@ -54,18 +54,19 @@ absl::Status Stream::Synchronize() const {
 
 void Stream::Destroy::operator()(cudaStream_t stream) const { (void)cudaStreamDestroy(stream); }
 
-absl::StatusOr<Event> Event::Create() {
+absl::StatusOr<Event> Event::Create(Wait wait) {
   cudaEvent_t made = nullptr;
-  absl::Status status =
-      CudaStatus(cudaEventCreateWithFlags(&made, cudaEventDisableTiming), "cudaEventCreate");
+  const unsigned flags =
+      cudaEventDisableTiming | (wait == Wait::kSleep ? cudaEventBlockingSync : 0u);
+  absl::Status status = CudaStatus(cudaEventCreateWithFlags(&made, flags), "cudaEventCreate");
   if (!status.ok()) return status;
   Event event;
   event.event_.reset(made);
   return event;
 }
 
-absl::Status Event::Record(const Stream& stream) const {
-  return CudaStatus(cudaEventRecord(get(), stream.get()), "cudaEventRecord");
+absl::Status Event::Record(cudaStream_t stream) const {
+  return CudaStatus(cudaEventRecord(get(), stream), "cudaEventRecord");
 }
 
 absl::Status Event::Synchronize() const {

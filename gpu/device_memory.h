@@ -15,6 +15,21 @@
 
 namespace kvdepot {
 
+// Restores the calling thread's current device when destroyed.
+class CurrentDevice {
+ public:
+  CurrentDevice() { known_ = cudaGetDevice(&index_) == cudaSuccess; }
+  ~CurrentDevice() {
+    if (known_) (void)cudaSetDevice(index_);
+  }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+ private:
+  int index_ = 0;
+  bool known_ = false;
+};
+
 // Device memory, aligned to 256 bytes, uninitialised.
 class DeviceBuffer {
  public:
@@ -73,10 +88,11 @@ class Stream {
 class Event {
  public:
   Event() = default;
-  static absl::StatusOr<Event> Create();
+  enum class Wait { kSpin, kSleep };
+  static absl::StatusOr<Event> Create(Wait wait = Wait::kSpin);
 
   cudaEvent_t get() const { return event_.get(); }
-  absl::Status Record(const Stream& stream) const;
+  absl::Status Record(cudaStream_t stream) const;
   // Returns when the stream has come to where Record was called last; at once if it never was.
   absl::Status Synchronize() const;
 

@@ -1,7 +1,7 @@
 // A slab as other processes map it: what travels to them, and what they have of it.
 //
-//   daemon   SlabMemory::Export() -> IpcRegion ---- descriptor over the lease's socket ----+
-//   client   MappedRegion::Map(descriptor, kind, size, access) <---------------------------+
+//   daemon   SlabMemory::Export() -> IpcRegion ---- over the lease's socket, or in a reply ----+
+//   client   MapRegion(IpcRegion, access) -> MappedRegion <------------------------------------+
 //
 // A region is mapped whole, and stays readable for as long as it is mapped, whatever becomes of the
 // process that made it. Reuse of its bytes is not this file's matter (server/ARCHITECTURE.md).
@@ -22,6 +22,8 @@ namespace kvdepot {
 // The numbers are on the wire (proto/kvdepot/v1/mapping.proto). Never renumber.
 enum class RegionKind : uint8_t {
   kSharedMemory = 1,  // host memory; its descriptor is a memfd
+  kCudaMemory = 2,    // of a GPU; its descriptor is the driver's for virtual memory management
+  kCudaIpc = 3,       // of a GPU; a handle of cudaIpcGetMemHandle in place of a descriptor
 };
 
 struct IpcRegion {
@@ -31,6 +33,8 @@ struct IpcRegion {
   size_t size_bytes = 0;
   // A duplicate of the slab's own. Whoever receives it maps the region without a further right.
   FileDescriptor descriptor;
+  // The 64 bytes of kCudaIpc, which are as good as a descriptor to any process of this machine.
+  std::string handle;
 };
 
 enum class RegionAccess { kRead, kReadWrite };
@@ -42,7 +46,7 @@ class MappedRegion {
   MappedRegion(const MappedRegion&) = delete;
   MappedRegion& operator=(const MappedRegion&) = delete;
 
-  // In this process; 4096-byte aligned at least.
+  // In this process, an address of the memory that it is of; 4096-byte aligned at least.
   std::byte* data() const { return data_; }
   size_t size_bytes() const { return size_bytes_; }
 

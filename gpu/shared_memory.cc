@@ -44,7 +44,10 @@ class SharedMemory final : public SlabMemory {
     if (!copy) {
       return absl::ResourceExhaustedError(absl::StrCat("file_descriptors: ", std::strerror(errno)));
     }
-    return IpcRegion{RegionKind::kSharedMemory, "", size_bytes(), std::move(copy)};
+    IpcRegion region;
+    region.size_bytes = size_bytes();
+    region.descriptor = std::move(copy);
+    return region;
   }
 
  private:
@@ -77,22 +80,23 @@ absl::StatusOr<std::unique_ptr<SlabMemory>> MakeSharedMemory(size_t size_bytes, 
   return memory;
 }
 
-absl::StatusOr<std::unique_ptr<MappedRegion>> MapSharedMemory(const FileDescriptor& descriptor,
-                                                              size_t size_bytes,
+absl::StatusOr<std::unique_ptr<MappedRegion>> MapSharedMemory(const IpcRegion& region,
                                                               RegionAccess access) {
   struct stat info = {};
-  if (fstat(descriptor.get(), &info) != 0 || static_cast<size_t>(info.st_size) != size_bytes) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("region.size_bytes: ", size_bytes, ", its descriptor has ", info.st_size));
+  if (fstat(region.descriptor.get(), &info) != 0 ||
+      static_cast<size_t>(info.st_size) != region.size_bytes) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "region.size_bytes: ", region.size_bytes, ", its descriptor has ", info.st_size));
   }
-  const int seals = fcntl(descriptor.get(), F_GET_SEALS);
+  const int seals = fcntl(region.descriptor.get(), F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
     return absl::FailedPreconditionError("region: its descriptor is none of a slab: it can shrink");
   }
-  absl::StatusOr<std::byte*> data = MapWhole(
-      descriptor, size_bytes, access == RegionAccess::kRead ? PROT_READ : PROT_READ | PROT_WRITE);
+  absl::StatusOr<std::byte*> data =
+      MapWhole(region.descriptor, region.size_bytes,
+               access == RegionAccess::kRead ? PROT_READ : PROT_READ | PROT_WRITE);
   if (!data.ok()) return data.status();
-  return std::make_unique<MappedSharedMemory>(*data, size_bytes);
+  return std::make_unique<MappedSharedMemory>(*data, region.size_bytes);
 }
 
 }  // namespace kvdepot

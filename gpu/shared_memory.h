@@ -19,10 +19,9 @@ namespace kvdepot {
 // it, whoever holds the descriptor. RESOURCE_EXHAUSTED naming device_memory.
 absl::StatusOr<std::unique_ptr<SlabMemory>> MakeSharedMemory(size_t size_bytes, ExtentUse use);
 
-// Maps what IpcRegion of kind kSharedMemory carried. FAILED_PRECONDITION: it has another size, or
-// one that its owner could still shrink under a reader; PERMISSION_DENIED: it is for reading only.
-absl::StatusOr<std::unique_ptr<MappedRegion>> MapSharedMemory(const FileDescriptor& descriptor,
-                                                              size_t size_bytes,
+// Maps a region of kind kSharedMemory. FAILED_PRECONDITION: it has another size, or one that its
+// owner could still shrink under a reader; PERMISSION_DENIED: it is for reading only.
+absl::StatusOr<std::unique_ptr<MappedRegion>> MapSharedMemory(const IpcRegion& region,
                                                               RegionAccess access);
 
 }  // namespace kvdepot

@@ -26,7 +26,7 @@ absl::StatusOr<std::byte*> StagingRing::Take() {
 }
 
 absl::Status StagingRing::Pass(const Stream& stream) {
-  absl::Status recorded = read_[turn_].Record(stream);
+  absl::Status recorded = read_[turn_].Record(stream.get());
   turn_ = (turn_ + 1) % read_.size();
   return recorded;
 }

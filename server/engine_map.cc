@@ -126,8 +126,9 @@ class Publication {
       status = slab.status();
       if (!status.ok()) break;
       const SlabNotice notice{serial, slab->region.size_bytes, writable, slab->region.kind,
-                              slab->region.device};
-      status = peer_->SendSlab(notice, slab->region);
+                              slab->region.device, slab->region.handle};
+      // What travels as a handle is in the reply.
+      if (slab->region.descriptor) status = peer_->SendSlab(notice, slab->region);
       if (!status.ok()) break;
       sent[serial] = {std::move(slab->hold), notice.size_bytes};
       reply->slabs.push_back(notice);

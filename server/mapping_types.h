@@ -32,6 +32,7 @@ struct SlabNotice {
   bool writable = false;
   RegionKind kind = RegionKind::kSharedMemory;
   std::string device;
+  std::string handle;  // as IpcRegion's
 };
 
 // The other end of a life socket. Thread-safe; must not block.

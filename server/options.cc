@@ -44,6 +44,9 @@ ABSL_FLAG(std::string, device, Options().device,
 ABSL_FLAG(uint64_t, slab_bytes, Options().slab_bytes,
           "bytes in which memory of sessions is taken, a multiple of 2 MiB; on a GPU at most an "
           "eighth of the budget");
+ABSL_FLAG(std::string, slab_handles, Options().slab_handles,
+          "how memory of a GPU reaches processes that map sessions: descriptor, or cuda_ipc where "
+          "descriptors cannot go");
 ABSL_FLAG(int, threads, Options().threads,
           "threads of one Attend on the CPU. 0: as many as the machine has");
 ABSL_FLAG(
@@ -216,6 +219,8 @@ absl::Status Options::Validate() const {
   check(IsDeviceName(device), "device", device, kDeviceNames);
   check(slab_bytes > 0 && slab_bytes % kSlabGranularityBytes == 0, "slab_bytes", slab_bytes,
         absl::StrCat("a positive multiple of ", kSlabGranularityBytes));
+  check(slab_handles == "descriptor" || slab_handles == "cuda_ipc", "slab_handles", slab_handles,
+        "descriptor or cuda_ipc");
   check(threads >= 1 && threads <= 1024, "threads", threads, "1..1024, or 0 for all");
   check(memory_budget.bytes > 0 || (memory_budget.percent > 0 && memory_budget.percent <= 100),
         "memory_budget", AbslUnparseFlag(memory_budget), "bytes, or above 0% and at most 100%");
@@ -249,6 +254,7 @@ Options OptionsFromFlags() {
   options.mapping_tenants = absl::GetFlag(FLAGS_mapping_tenants);
   options.device = absl::GetFlag(FLAGS_device);
   options.slab_bytes = absl::GetFlag(FLAGS_slab_bytes);
+  options.slab_handles = absl::GetFlag(FLAGS_slab_handles);
   options.threads = absl::GetFlag(FLAGS_threads);
   if (options.threads == 0) {
     options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));

@@ -52,6 +52,9 @@ struct Options {
   // eighth of the budget. A tenant takes two at least, for sealed tokens and for tails. On the CPU
   // an unused page of one takes no memory.
   uint64_t slab_bytes = kSlabBytesDefault;
+  // How slabs of a GPU reach processes that map them. "descriptor": counted by the driver, sealed
+  // slabs for reading only. "cuda_ipc": a handle in the reply, where descriptors cannot go.
+  std::string slab_handles = "descriptor";
   // Threads of one Attend on the CPU. 0: as many as the machine has.
   int threads = 0;
   // Memory of sessions: bytes, or a part of what a GPU has free or the CPU's machine has. By

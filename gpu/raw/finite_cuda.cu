@@ -42,6 +42,29 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A block a run.
+__global__ void __launch_bounds__(kThreads)
+    FindRunKernel(const FiniteRun* runs, uint32_t exponent, uint64_t* first) {
+  const FiniteRun run = runs[blockIdx.x];
+  bool found = false;
+  for (uint32_t tensor = 0; tensor < run.tensors; ++tensor) {
+    const uint4* const words =
+        reinterpret_cast<const uint4*>(run.values + tensor * run.distance_bytes);
+    for (uint32_t i = threadIdx.x; i < run.tensor_bytes / 16; i += kThreads) {
+      const uint4 word = words[i];
+      found = found || HasNonFinite(word.x, exponent) || HasNonFinite(word.y, exponent) ||
+              HasNonFinite(word.z, exponent) || HasNonFinite(word.w, exponent);
+    }
+  }
+  if (__syncthreads_or(found ? 1 : 0) != 0 && threadIdx.x == 0)
+    atomicMin(reinterpret_cast<unsigned long long*>(first),
+              static_cast<unsigned long long>(blockIdx.x));
+}
+
+uint32_t ExponentOf(DType dtype) {
+  return dtype == DType::kFp32 ? 0x7F800000u : dtype == DType::kBf16 ? 0x7F80u : 0x7C00u;
+}
+
 }  // namespace
 
 cudaError_t FindNonFinite(const std::byte* values, DType dtype, size_t count, uint64_t* first,
@@ -52,15 +75,24 @@ cudaError_t FindNonFinite(const std::byte* values, DType dtype, size_t count, ui
       cudaLaunchKernelEx(&config, SetFirst, first, static_cast<uint64_t>(count));
   if (error != cudaSuccess || count == 0) return error;
   const uint32_t value_bytes = static_cast<uint32_t>(DTypeBytes(dtype));
-  const uint32_t exponent = dtype == DType::kFp32   ? 0x7F800000u
-                            : dtype == DType::kBf16 ? 0x7F80u
-                                                    : 0x7C00u;
   const uint64_t thread_blocks = (count * value_bytes / 16 + kThreads) / kThreads;
   config.gridDim = dim3(
       static_cast<unsigned>(thread_blocks < kThreadBlocksMax ? thread_blocks : kThreadBlocksMax));
   config.blockDim = dim3(kThreads);
   return cudaLaunchKernelEx(&config, FindKernel, values, static_cast<uint64_t>(count), value_bytes,
-                            exponent, first);
+                            ExponentOf(dtype), first);
+}
+
+cudaError_t FindNonFiniteRun(const FiniteRun* runs, DType dtype, size_t count, uint64_t* first,
+                             cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.stream = stream;
+  const cudaError_t error =
+      cudaLaunchKernelEx(&config, SetFirst, first, static_cast<uint64_t>(count));
+  if (error != cudaSuccess) return error;
+  config.gridDim = dim3(static_cast<unsigned>(count));
+  config.blockDim = dim3(kThreads);
+  return cudaLaunchKernelEx(&config, FindRunKernel, runs, ExponentOf(dtype), first);
 }
 
 }  // namespace kvdepot::raw

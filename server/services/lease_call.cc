@@ -124,6 +124,7 @@ absl::Status LeaseCall::Open(const v1::LeaseOpening& opening) {
   opened->set_lease_id(lease_id_);
   opened->set_epoch(context.build.epoch);
   opened->set_life_socket(context.life_socket);
+  if (context.build.backend == "cuda") opened->set_device(context.build.device);
   const absl::Duration timeout = context.options.engine.lease_timeout;
   opened->mutable_timeout()->set_seconds(absl::ToInt64Seconds(timeout));
   opened->mutable_timeout()->set_nanos(

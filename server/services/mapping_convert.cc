@@ -146,6 +146,7 @@ void ToProto(const SlabNotice& notice, v1::MappedSlab* slab) {
   slab->set_writable(notice.writable);
   slab->set_kind(static_cast<v1::MappedSlabKind>(notice.kind));
   slab->set_device(notice.device);
+  slab->set_cuda_ipc_handle(notice.handle);
 }
 
 void ToProto(const MapReply& reply, v1::MappedDirectory* directory) {

@@ -256,12 +256,7 @@ def neighbours_row(rows: list[dict]) -> dict | None:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("words", nargs="*", metavar="ROW", help="measure the rows whose names hold one of these")
-    parser.add_argument("--quick", action="store_true", help="few repeats, to see that it runs")
-    parser.add_argument("--results", type=Path, help="folder to write to")
-    options = parser.parse_args()
+def load_library() -> ctypes.CDLL:
     library = ctypes.CDLL(results.program(LIBRARY))
     library.AttendBenchCreate.restype = ctypes.c_void_p
     library.AttendBenchBytes.restype = ctypes.c_double
@@ -271,6 +266,16 @@ def main() -> None:
     library.AttendBenchLaunch.argtypes = [address, integer, address]
     library.AttendBenchRead.argtypes = [address, integer, address, address]
     library.AttendBenchDecode.argtypes = [address, integer, integer, integer, address, address]
+    return library
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("words", nargs="*", metavar="ROW", help="measure the rows whose names hold one of these")
+    parser.add_argument("--quick", action="store_true", help="few repeats, to see that it runs")
+    parser.add_argument("--results", type=Path, help="folder to write to")
+    options = parser.parse_args()
+    library = load_library()
     gpu = torch.cuda.get_device_name()
     rows = []
     for case in cases():

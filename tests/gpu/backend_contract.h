@@ -434,6 +434,47 @@ TEST_P(BackendContractTest, NonFiniteValuesAreNamedByIndex) {
   }
 }
 
+TEST_P(BackendContractTest, TheFirstRunWithANonFiniteValueIsFound) {
+  std::mt19937 random(10);
+  const LayerShape shape{3, 3, 64, 0, 0};
+  for (const DType dtype : {DType::kBf16, DType::kFp16, DType::kFp32}) {
+    const size_t row_bytes = 64 * DTypeBytes(dtype);
+    const size_t bytes = ExactExtentBytes(shape, dtype, kBlockTokens);
+    const std::vector<std::byte> good =
+        ToBytes(std::vector<float>(bytes / DTypeBytes(dtype), 1.5f), dtype);
+    std::vector<std::unique_ptr<Extent>> extents;
+    std::vector<WrittenRun> runs;
+    // The last run ends inside its extent.
+    for (const int count : {64, 7, 1, 30}) {
+      auto extent = backend_->Allocate("tenant", ExtentUse::kTail, bytes);
+      ASSERT_TRUE(extent.ok());
+      backend_->WriteBytes(good.data(), bytes, (*extent)->data());
+      const int first = count == 64 ? 0 : 20;
+      runs.push_back({shape,
+                      {TokenRun::Form::kExact, (*extent)->data(), kBlockTokens, first, count}});
+      extents.push_back(*std::move(extent));
+    }
+    EXPECT_EQ(backend_->FirstNonFiniteRun(dtype, runs), runs.size());
+    const auto write = [&](size_t run, size_t tensor, int slot, size_t channel, float value) {
+      const std::vector<std::byte> one = ToBytes({value}, dtype);
+      backend_->WriteBytes(one.data(), one.size(),
+                           extents[run]->data() + (tensor * 64 + static_cast<size_t>(slot)) *
+                                                      row_bytes +
+                               channel * DTypeBytes(dtype));
+    };
+    // Beside the runs: nobody looks.
+    write(1, 5, 19, 63, NAN);
+    write(1, 0, 27, 0, NAN);
+    write(3, 5, 50, 0, INFINITY);
+    EXPECT_EQ(backend_->FirstNonFiniteRun(dtype, runs), runs.size());
+    write(3, 5, 49, 63, -INFINITY);
+    EXPECT_EQ(backend_->FirstNonFiniteRun(dtype, runs), 3u);
+    write(1, 4, 26, 1, NAN);
+    EXPECT_EQ(backend_->FirstNonFiniteRun(dtype, runs), 1u);
+    EXPECT_EQ(backend_->FirstNonFiniteRun(dtype, {}), 0u);
+  }
+}
+
 TEST_P(BackendContractTest, DamagedSegmentsAreFound) {
   std::mt19937 random(9);
   const LayerShape shape{2, 2, 64, 0, 0};

@@ -33,6 +33,9 @@ class ForwardingBackend : public Backend {
                            size_t value_count) override {
     return to_->CheckFinite(field, values, dtype, value_count);
   }
+  size_t FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> runs) override {
+    return to_->FirstNonFiniteRun(dtype, runs);
+  }
   void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
                    int count, std::byte* extent, int capacity, int first_slot) override {
     to_->WriteTokens(shape, dtype, tokens, from, count, extent, capacity, first_slot);

@@ -30,7 +30,7 @@ TEST(SharedMemoryTest, AMappingShowsWhatItsOwnerWritesAndOutlivesIt) {
   ASSERT_TRUE(region.ok()) << region.status();
   EXPECT_EQ(region->kind, RegionKind::kSharedMemory);
   EXPECT_EQ(region->device, "");
-  auto mapped = MapSharedMemory(region->descriptor, region->size_bytes, RegionAccess::kRead);
+  auto mapped = MapSharedMemory(*region, RegionAccess::kRead);
   ASSERT_TRUE(mapped.ok()) << mapped.status();
   std::memset(memory->data(), 7, kBytes);
   memory = nullptr;
@@ -42,7 +42,7 @@ TEST(SharedMemoryTest, SealedExtentsCannotBeMappedForWriting) {
   const auto memory = Make(ExtentUse::kSealed);
   const absl::StatusOr<IpcRegion> region = memory->Export();
   ASSERT_TRUE(region.ok());
-  EXPECT_EQ(MapSharedMemory(region->descriptor, kBytes, RegionAccess::kReadWrite).status().code(),
+  EXPECT_EQ(MapSharedMemory(*region, RegionAccess::kReadWrite).status().code(),
             absl::StatusCode::kPermissionDenied);
   // Nor by other means: a write, another descriptor of the same file, later access rights.
   EXPECT_EQ(pwrite(region->descriptor.get(), "x", 1, 0), -1);
@@ -51,7 +51,7 @@ TEST(SharedMemoryTest, SealedExtentsCannotBeMappedForWriting) {
   if (again) {
     EXPECT_EQ(mmap(nullptr, kBytes, PROT_WRITE, MAP_SHARED, again.get(), 0), MAP_FAILED);
   }
-  const auto mapped = MapSharedMemory(region->descriptor, kBytes, RegionAccess::kRead);
+  const auto mapped = MapSharedMemory(*region, RegionAccess::kRead);
   ASSERT_TRUE(mapped.ok());
   EXPECT_NE(mprotect((*mapped)->data(), kBytes, PROT_READ | PROT_WRITE), 0);
 }
@@ -60,7 +60,7 @@ TEST(SharedMemoryTest, TailsAreSharedBothWays) {
   const auto memory = Make(ExtentUse::kTail);
   const absl::StatusOr<IpcRegion> region = memory->Export();
   ASSERT_TRUE(region.ok());
-  const auto mapped = MapSharedMemory(region->descriptor, kBytes, RegionAccess::kReadWrite);
+  const auto mapped = MapSharedMemory(*region, RegionAccess::kReadWrite);
   ASSERT_TRUE(mapped.ok()) << mapped.status();
   (*mapped)->data()[100] = std::byte{9};
   EXPECT_EQ(memory->data()[100], std::byte{9});
@@ -77,13 +77,16 @@ TEST(SharedMemoryTest, NobodyCanTakePagesAwayUnderAReader) {
 
 TEST(SharedMemoryTest, ADescriptorOfAnotherSizeOrThatCanShrinkIsRefused) {
   const auto memory = Make(ExtentUse::kTail);
-  const absl::StatusOr<IpcRegion> region = memory->Export();
+  absl::StatusOr<IpcRegion> region = memory->Export();
   ASSERT_TRUE(region.ok());
-  EXPECT_EQ(MapSharedMemory(region->descriptor, 2 * kBytes, RegionAccess::kRead).status().code(),
+  region->size_bytes = 2 * kBytes;
+  EXPECT_EQ(MapSharedMemory(*region, RegionAccess::kRead).status().code(),
             absl::StatusCode::kFailedPrecondition);
-  const FileDescriptor other(memfd_create("other", MFD_CLOEXEC));
-  ASSERT_EQ(ftruncate(other.get(), kBytes), 0);
-  EXPECT_EQ(MapSharedMemory(other, kBytes, RegionAccess::kRead).status().code(),
+  IpcRegion other;
+  other.size_bytes = kBytes;
+  other.descriptor = FileDescriptor(memfd_create("other", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(other.descriptor.get(), kBytes), 0);
+  EXPECT_EQ(MapSharedMemory(other, RegionAccess::kRead).status().code(),
             absl::StatusCode::kFailedPrecondition);
 }
 

@@ -42,6 +42,7 @@ class HostileLeaseTest : public ::testing::Test {
  protected:
   HostileLeaseTest()
       : daemon_([](Options& options, const std::string& folder) {
+          InHostMemory(options, folder);
           options.tokens_file = absl::StrCat(folder, "/tokens");
           std::ofstream(options.tokens_file) << kTokens;
           options.mapping_tenants = "first,second";

@@ -64,7 +64,7 @@ class KvdepotCTest : public ::testing::Test {
     EXPECT_EQ(TokenCount(1), 0u);
   }
 
-  TestDaemon daemon_;
+  TestDaemon daemon_{InHostMemory};
   kvdepot_lease* lease_ = nullptr;
   kvdepot_stream* stream_ = nullptr;
   kvdepot_session* sessions_[2] = {};

@@ -25,7 +25,8 @@ constexpr absl::Duration kLongEnough = absl::Milliseconds(500);
 class LeaseLifeTest : public ::testing::Test {
  protected:
   LeaseLifeTest()
-      : daemon_([](Options& options, const std::string&) {
+      : daemon_([](Options& options, const std::string& folder) {
+          InHostMemory(options, folder);
           options.engine.lease_timeout = absl::Seconds(60);
         }) {
     session_ = daemon_.CreateSession("chat");

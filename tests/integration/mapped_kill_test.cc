@@ -1,7 +1,8 @@
 // One writer and several readers of a mapped session, processes of their own, that are killed and
 // stopped at random:
 //   mapped_kill_test [SEED TOKENS LAYERS READERS CYCLES]
-// Every output that any of them computes is right; after each end of a writer the session is at a
+// Memory that the daemon takes back becomes NaN. On the GPU that KVDEPOT_TEST_DEVICE names, else on
+// the CPU. Every output that any of them computes is right; after each end of a writer the session is at a
 // count that it had committed; in the end no lease, no byte, no slab and no descriptor is left
 // over.
 #include <dirent.h>
@@ -27,6 +28,7 @@
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "tests/integration/metric.h"
+#include "tests/integration/poisoning_backend.h"
 #include "tests/server/services/test_daemon.h"
 
 namespace kvdepot {
@@ -61,11 +63,13 @@ std::vector<std::string> OpenDescriptors() {
 class MappedKillTest : public ::testing::Test {
  protected:
   MappedKillTest()
-      : daemon_([](Options& options, const std::string&) {
+      : daemon_([this](Options& options, const std::string&) {
+          // A process needs a second to begin with a GPU.
+          pace_ = options.device == "cpu" ? 1 : 6;
           options.metrics_address = "127.0.0.1:0";
           options.engine.lease_timeout = kLeaseTimeout;
           options.memory_budget.bytes = uint64_t{1} << 30;
-        }) {
+        }, Poisoning()) {
     int ends[2];
     EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
     reports_ = ends[0];
@@ -76,6 +80,12 @@ class MappedKillTest : public ::testing::Test {
   void TearDown() override {
     close(reports_);
     close(report_to_);
+  }
+
+  static Server::Hooks Poisoning() {
+    Server::Hooks hooks;
+    hooks.make_backend = MakePoisoningBackend;
+    return hooks;
   }
 
   double Read(const std::string& name) { return Metric(daemon_.server().metrics_address(), name); }
@@ -177,6 +187,7 @@ class MappedKillTest : public ::testing::Test {
     EXPECT_EQ(Read(metric), value) << metric;
   }
 
+  int pace_ = 1;
   TestDaemon daemon_;
   std::minstd_rand random_;
   int reports_ = -1;
@@ -205,7 +216,7 @@ TEST_F(MappedKillTest, OutputsAreRightAndNothingIsLeftOver) {
     return total;
   };
   for (int cycle = 0; cycle < plan.cycles && !HasFailure(); ++cycle) {
-    Sleep(absl::Milliseconds(50 + random_() % 250));
+    Sleep(pace_ * absl::Milliseconds(50 + random_() % 250));
     int state = 0;
     for (const pid_t reader : readers) {
       ASSERT_EQ(waitpid(reader, &state, WNOHANG), 0) << "a reader ended by itself";
@@ -252,7 +263,7 @@ TEST_F(MappedKillTest, OutputsAreRightAndNothingIsLeftOver) {
         Sleep(2 * kLeaseTimeout + absl::Seconds(1));
         CheckCount(session.id(), writer);
         const pid_t next = Start(session.id(), true);
-        Sleep(absl::Milliseconds(300));
+        Sleep(pace_ * absl::Milliseconds(300));
         kill(writer, SIGCONT);
         const int code = Wait(writer);
         EXPECT_TRUE(code == kExitNotTheWriter || code == 0) << code;

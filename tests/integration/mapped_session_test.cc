@@ -55,7 +55,7 @@ class MappedSessionTest : public ::testing::Test {
     return error;
   }
 
-  TestDaemon daemon_;
+  TestDaemon daemon_{InHostMemory};
   MappedStream stream_{1};
 };
 

@@ -241,7 +241,8 @@ class Writer {
 };
 
 TEST(MappedStressTest, NoReaderSeesBytesChange) {
-  TestDaemon daemon([](Options& options, const std::string&) {
+  TestDaemon daemon([](Options& options, const std::string& folder) {
+    InHostMemory(options, folder);
     options.engine.lease_timeout = absl::Hours(1);
     options.slab_bytes = kSlabGranularityBytes;
   });

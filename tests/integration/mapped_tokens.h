@@ -4,6 +4,7 @@
 #define KVDEPOT_TESTS_INTEGRATION_MAPPED_TOKENS_H_
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "client/mapped_session.h"
@@ -32,6 +33,12 @@ class MappedQuery {
   // Largest distance of an output or log-sum-exp from the truth over tokens 0 .. token_count - 1.
   double ErrorOver(int layer, int token_count) const;
 
+  const std::string& q() const { return q_; }
+  // What somewhere else was computed.
+  void Set(std::vector<float> output, std::vector<float> log_sum_exp) {
+    output_ = std::move(output);
+    log_sum_exp_ = std::move(log_sum_exp);
+  }
   const std::vector<float>& output() const { return output_; }
   const std::vector<float>& log_sum_exp() const { return log_sum_exp_; }
 

@@ -117,12 +117,15 @@ v1::CommitRequest RawLease::CommitOf(const std::string& session_id, uint64_t gen
 
 MappedRegion* RawLease::Region(uint64_t serial) {
   while (regions_.count(serial) == 0) {
-    const absl::StatusOr<DescriptorPacket> packet = ReceivePacket(socket_.get());
+    absl::StatusOr<DescriptorPacket> packet = ReceivePacket(socket_.get());
     v1::LifeServerMessage message;
     if (!packet.ok() || !message.ParseFromString(packet->bytes)) return nullptr;
     const v1::MappedSlab& slab = message.slab();
-    auto region = MapSharedMemory(packet->descriptor, slab.size_bytes(),
-                                  slab.writable() ? RegionAccess::kReadWrite : RegionAccess::kRead);
+    IpcRegion sent;
+    sent.size_bytes = slab.size_bytes();
+    sent.descriptor = std::move(packet->descriptor);
+    auto region =
+        MapSharedMemory(sent, slab.writable() ? RegionAccess::kReadWrite : RegionAccess::kRead);
     if (!region.ok()) return nullptr;
     regions_[slab.serial()] = *std::move(region);
   }

@@ -45,6 +45,11 @@ class Context {
   grpc::ClientContext context_;
 };
 
+// For tests that map sessions as host memory, which they are on the CPU alone.
+inline void InHostMemory(Options& options, const std::string& /*folder*/) {
+  options.device = "cpu";
+}
+
 class TestDaemon {
  public:
   // `folder` is the daemon's own and goes with it.
