@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -65,6 +66,13 @@ struct SealBlocks {
   LayerShape shape;
   DType dtype = DType::kBf16;
   absl::Span<const std::byte* const> blocks;
+};
+
+// A layer whose own calibration is wanted, with its first sealed segment.
+struct CalibrationJob {
+  SealBlocks source;
+  Profile profile = Profile::kCompact;
+  absl::Span<const float> query_second_moments;  // [kv_head][channel] or empty
 };
 
 // One segment to encode.
@@ -131,13 +139,13 @@ class Backend {
   virtual void CopyTokens(const LayerShape& shape, DType dtype, const std::byte* from,
                           std::byte* to, int capacity, int count) = 0;
 
-  // A layer's own calibration from its first sealed segment. `query_second_moments`:
-  // [kv_head][channel] or empty.
-  virtual LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
-                                             absl::Span<const float> query_second_moments) = 0;
+  // The layers' own calibrations, in their order. They are independent, of any shapes.
+  virtual std::vector<LayerCalibration> DeriveCalibrations(
+      absl::Span<const CalibrationJob> jobs) = 0;
 
-  // How many bytes of exact tokens one Encode takes at most, though always one job: as many as gain
-  // from being encoded together and still are a short piece of work. Any thread.
+  // How many bytes of exact tokens one Encode, or one DeriveCalibrations, takes at most, though
+  // always one job: as many as gain from being worked on together and still are a short piece of
+  // work. Any thread.
   virtual size_t encode_bytes_max() const = 0;
   // Encodes every job. They are independent, of any shapes and codecs.
   virtual void Encode(absl::Span<EncodeJob> jobs) = 0;

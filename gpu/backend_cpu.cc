@@ -77,9 +77,14 @@ class CpuBackend : public Backend {
     }
   }
 
-  LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
-                                     absl::Span<const float> query_second_moments) override {
-    return planes::DeriveCalibration(source, profile, query_second_moments);
+  std::vector<LayerCalibration> DeriveCalibrations(absl::Span<const CalibrationJob> jobs) override {
+    std::vector<LayerCalibration> calibrations;
+    calibrations.reserve(jobs.size());
+    for (const CalibrationJob& job : jobs) {
+      calibrations.push_back(
+          planes::DeriveCalibration(job.source, job.profile, job.query_second_moments));
+    }
+    return calibrations;
   }
 
   // A segment is work enough.

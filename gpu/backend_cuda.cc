@@ -71,10 +71,11 @@ class CudaBackend final : public Backend {
               CudaAttention attention)
       : device_(std::move(device)),
         on_fault_(options.on_fault),
-        slabs_([this, kind = options.slab_kind](
-                   size_t size_bytes,
-                   ExtentUse) { return MakeDeviceSlab(device_, size_bytes, kind); },
-               options.slab_bytes, UINT64_MAX),
+        slabs_(
+            [this, kind = options.slab_kind](size_t size_bytes, ExtentUse) {
+              return MakeDeviceSlab(device_, size_bytes, kind);
+            },
+            options.slab_bytes, UINT64_MAX),
         workspace_(std::move(workspace)),
         attention_(std::move(attention)) {}
 
@@ -117,8 +118,7 @@ class CudaBackend final : public Backend {
                    int count, std::byte* extent, int capacity, int first_slot) override;
   void CopyTokens(const LayerShape& shape, DType dtype, const std::byte* from, std::byte* to,
                   int capacity, int count) override;
-  LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
-                                     absl::Span<const float> query_second_moments) override;
+  std::vector<LayerCalibration> DeriveCalibrations(absl::Span<const CalibrationJob> jobs) override;
   size_t encode_bytes_max() const override { return CudaSegments::kEncodeBytesMax; }
   void Encode(absl::Span<EncodeJob> jobs) override;
   absl::Status Attend(absl::Span<const AttendItem> items) override;
@@ -229,15 +229,17 @@ const DeviceHead* CudaBackend::AddHeads(const LayerShape& shape,
   return heads.device;
 }
 
-LayerCalibration CudaBackend::DeriveCalibration(const SealBlocks& source, Profile profile,
-                                                absl::Span<const float> query_second_moments) {
-  std::vector<float> variance(2 * source.shape.row_values());
-  if (Enter()) {
-    absl::StatusOr<std::vector<float>> measured =
-        workspace_.segments.ChannelVariances(source, workspace_.stream);
-    if (Ok(measured.status())) variance = *std::move(measured);
+std::vector<LayerCalibration> CudaBackend::DeriveCalibrations(
+    absl::Span<const CalibrationJob> jobs) {
+  std::vector<std::vector<float>> variances;
+  for (const CalibrationJob& job : jobs) variances.emplace_back(2 * job.source.shape.row_values());
+  if (Enter()) Ok(workspace_.segments.ChannelVariances(jobs, variances, workspace_.stream));
+  std::vector<LayerCalibration> calibrations;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    calibrations.push_back(planes::CalibrationOf(jobs[i].source.shape, jobs[i].profile,
+                                                 variances[i], jobs[i].query_second_moments));
   }
-  return planes::CalibrationOf(source.shape, profile, variance, query_second_moments);
+  return calibrations;
 }
 
 void CudaBackend::Encode(absl::Span<EncodeJob> jobs) {

@@ -88,42 +88,74 @@ __device__ MappedFlag RefusalOf(const MappedLayer& layer, uint32_t layer_index, 
   return flag;
 }
 
-// A block a query.
+// The exact runs of a cell when `written` tokens are behind the directory's. Counts of open runs
+// are computed: others may be writing them.
+__device__ void ListExact(const MappedLayer& layer, uint32_t written, AttendCell* cell) {
+  cell->exact_runs = layer.ExactRuns(written);
+  if (cell->exact_runs == 0) return;
+  const uint32_t last = cell->exact_runs - 1;
+  const uint32_t count = last >= layer.first_open ? layer.TokensIn(last - layer.first_open, written)
+                                                  : layer.exact[last].count;
+  cell->exact_units =
+      layer.exact[last].unit_begin + (count + kExactChunkTokens - 1) / kExactChunkTokens;
+}
+
+// A block a query. A chain of three loads from device memory: the layer, the run that is written to
+// and the tokens beside that.
 __global__ void __launch_bounds__(kThreads)
     PrepareKernel(const __grid_constant__ MappedBatch batch, TokenWords words) {
   __shared__ unsigned long long first_not_finite;  // among K, then V
-  __shared__ bool refused;
   const MappedQuery& query = batch.queries[blockIdx.x];
-  const MappedLayer layer = *query.layer;
   const bool was_refused = query.flag->refusal != Refusal::kNone;
+  const MappedLayer layer = *query.layer;
   const uint4* const k = reinterpret_cast<const uint4*>(query.k);
   const uint4* const v = reinterpret_cast<const uint4*>(query.v);
   const uint32_t tensor_words = words.tensor();
   const uint32_t values = batch.dtype == DType::kFp32 ? 4 : 8;
-  if (threadIdx.x == 0) first_not_finite = ~0ull;
-  __syncthreads();
+  const bool fits = words.tokens <= layer.room - layer.written;
+  bool is_finite = true;
   for (uint32_t i = threadIdx.x; i < 2 * tensor_words; i += kThreads) {
     const uint4 word = i < tensor_words ? k[i] : v[i - tensor_words];
-    const uint32_t at = FirstNotFinite(word, batch.dtype);
-    if (at < values)
-      atomicMin(&first_not_finite, static_cast<unsigned long long>(i) * values + at);
+    is_finite = is_finite && FirstNotFinite(word, batch.dtype) == values;
   }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    refused = was_refused;
-    if (!was_refused && words.tokens > 0) {
-      const uint64_t in_k = static_cast<uint64_t>(tensor_words) * values;
-      const bool in_v = first_not_finite >= in_k;
-      const MappedFlag flag =
-          RefusalOf(layer, batch.layer_index, words.tokens, in_v,
-                    first_not_finite - (in_v ? in_k : 0), first_not_finite == ~0ull);
-      refused = flag.refusal != Refusal::kNone;
-      if (refused) *query.flag = flag;
+  if (threadIdx.x == 0) first_not_finite = ~0ull;
+  const bool all_finite = __syncthreads_and(is_finite ? 1 : 0) != 0;
+  const bool accepted = !was_refused && fits && all_finite;
+  const bool raises = !was_refused && words.tokens > 0 && !accepted;
+  if (raises && !is_finite) {
+    for (uint32_t i = threadIdx.x; i < 2 * tensor_words; i += kThreads) {
+      const uint4 word = i < tensor_words ? k[i] : v[i - tensor_words];
+      const uint32_t at = FirstNotFinite(word, batch.dtype);
+      if (at < values)
+        atomicMin(&first_not_finite, static_cast<unsigned long long>(i) * values + at);
     }
   }
-  __syncthreads();
-  const uint32_t written = layer.written + (refused ? 0 : words.tokens);
-  if (!refused && words.tokens > 0) {
+  const bool refused = was_refused || raises;
+  const uint32_t written = layer.written + (accepted ? words.tokens : 0);
+  if (threadIdx.x == kThreads - 1) {
+    AttendCell cell = {};
+    cell.planes = layer.planes;
+    cell.exact = layer.exact;
+    cell.q = query.q;
+    cell.output = query.output;
+    cell.log_sum_exp = query.log_sum_exp;
+    cell.scale = batch.scale;
+    if (!refused) {
+      cell.heads = layer.planes_runs > 0 ? layer.heads : nullptr;
+      cell.planes_runs = layer.planes_runs;
+      cell.planes_units = layer.planes_units;
+      ListExact(layer, written, &cell);
+      const uint32_t end = layer.position + written;
+      cell.query_tokens = batch.query_tokens;
+      cell.query_position = end > batch.query_tokens ? end - batch.query_tokens : 0;
+    }
+    batch.cells[blockIdx.x] = cell;
+  }
+  for (uint32_t i = threadIdx.x; i < batch.kv_heads; i += kThreads) {
+    batch.block_cost_bytes[blockIdx.x * batch.kv_heads + i] =
+        layer.block_cost_bytes == nullptr ? 0 : layer.block_cost_bytes[i];
+  }
+  if (accepted && words.tokens > 0) {
     for (uint32_t i = threadIdx.x; i < 2 * tensor_words; i += kThreads) {
       const uint32_t tensor = i < tensor_words ? 0 : 1;
       const uint32_t index = i - tensor * tensor_words;
@@ -132,41 +164,18 @@ __global__ void __launch_bounds__(kThreads)
     SetRunTokens(layer, layer.written, written);
     if (threadIdx.x == 0) query.layer->written = written;
   }
-  if (refused) {
-    const float nan = __int_as_float(0x7FFFFFFF);
-    const uint32_t rows = batch.query_tokens * batch.query_heads;
-    for (uint32_t i = threadIdx.x; i < rows * batch.head_dim; i += kThreads) query.output[i] = nan;
-    for (uint32_t i = threadIdx.x; i < rows; i += kThreads) query.log_sum_exp[i] = nan;
-  }
-  for (uint32_t i = threadIdx.x; i < batch.kv_heads; i += kThreads) {
-    batch.block_cost_bytes[blockIdx.x * batch.kv_heads + i] =
-        layer.block_cost_bytes == nullptr ? 0 : layer.block_cost_bytes[i];
-  }
-  // Counts of runs are there.
+  if (!refused) return;
+  const float nan = __int_as_float(0x7FFFFFFF);
+  const uint32_t rows = batch.query_tokens * batch.query_heads;
+  for (uint32_t i = threadIdx.x; i < rows * batch.head_dim; i += kThreads) query.output[i] = nan;
+  for (uint32_t i = threadIdx.x; i < rows; i += kThreads) query.log_sum_exp[i] = nan;
+  // The first value's index is there.
   __syncthreads();
-  if (threadIdx.x > 0) return;
-  AttendCell cell = {};
-  cell.planes = layer.planes;
-  cell.exact = layer.exact;
-  cell.heads = layer.heads;
-  cell.q = query.q;
-  cell.output = query.output;
-  cell.log_sum_exp = query.log_sum_exp;
-  cell.scale = batch.scale;
-  if (!refused) {
-    cell.planes_runs = layer.planes_runs;
-    cell.planes_units = layer.planes_units;
-    cell.exact_runs = layer.ExactRuns(written);
-    if (cell.exact_runs > 0) {
-      const ExactRun& last = layer.exact[cell.exact_runs - 1];
-      cell.exact_units =
-          last.unit_begin + (last.count + kExactChunkTokens - 1) / kExactChunkTokens;
-    }
-    const uint32_t end = layer.position + written;
-    cell.query_tokens = batch.query_tokens;
-    cell.query_position = end > batch.query_tokens ? end - batch.query_tokens : 0;
-  }
-  batch.cells[blockIdx.x] = cell;
+  if (!raises || threadIdx.x > 0) return;
+  const uint64_t in_k = static_cast<uint64_t>(tensor_words) * values;
+  const bool in_v = first_not_finite >= in_k;
+  *query.flag = RefusalOf(layer, batch.layer_index, words.tokens, in_v,
+                          first_not_finite - (in_v ? in_k : 0), all_finite);
 }
 
 // One block.
@@ -180,9 +189,9 @@ __global__ void __launch_bounds__(kThreads)
     if (accepted) {
       const bool k_finite = scratch->first_not_finite[0] == values;
       const bool v_finite = scratch->first_not_finite[1] == values;
-      const MappedFlag flag = RefusalOf(layer, layer_index, tokens, k_finite,
-                                        scratch->first_not_finite[k_finite ? 1 : 0],
-                                        k_finite && v_finite);
+      const MappedFlag flag =
+          RefusalOf(layer, layer_index, tokens, k_finite,
+                    scratch->first_not_finite[k_finite ? 1 : 0], k_finite && v_finite);
       accepted = flag.refusal == Refusal::kNone;
       if (!accepted) *query.flag = flag;
     }
@@ -271,8 +280,8 @@ cudaError_t AppendTokens(const MappedBatch& batch, const MappedQuery& query, uin
   if (error != cudaSuccess) return error;
   const TokenWords words = WordsOf(batch, tokens);
   const unsigned blocks = (words.tensor() + kThreads - 1) / kThreads;
-  WriteKernel<<<blocks < kAppendBlocksMax ? blocks : kAppendBlocksMax, kThreads, 0, stream>>>(
-      query, words, scratch);
+  WriteKernel < <<blocks<kAppendBlocksMax ? blocks : kAppendBlocksMax, kThreads, 0, stream>>>(
+                    query, words, scratch);
   return cudaGetLastError();
 }
 

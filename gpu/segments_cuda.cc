@@ -32,10 +32,9 @@ size_t BytesOf(const EncodeJob& job) {
                       TokensOf(job.source));
 }
 
-bool AreAlike(const EncodeJob& a, const EncodeJob& b) {
-  return a.codec == b.codec && a.source.dtype == b.source.dtype &&
-         a.source.shape.kv_heads == b.source.shape.kv_heads &&
-         a.source.shape.head_dim == b.source.shape.head_dim;
+bool AreAlike(const SealBlocks& a, const SealBlocks& b) {
+  return a.dtype == b.dtype && a.shape.kv_heads == b.shape.kv_heads &&
+         a.shape.head_dim == b.shape.head_dim;
 }
 
 SegmentBatch BatchOf(const SealBlocks& source) {
@@ -69,7 +68,9 @@ std::vector<CudaSegments::Launch> CudaSegments::Divide(absl::Span<const EncodeJo
     Launch launch;
     launch.batch = BatchOf(jobs[first].source);
     size_t end = first;
-    for (; end < jobs.size() && AreAlike(jobs[first], jobs[end]); ++end) {
+    for (; end < jobs.size(); ++end) {
+      if (jobs[end].codec != jobs[first].codec) break;
+      if (!AreAlike(jobs[first].source, jobs[end].source)) break;
       const size_t size_bytes_max = std::max(launch.batch.size_bytes_max, BytesOf(jobs[end]));
       const int count = static_cast<int>(end - first) + 1;
       // One job always fits.
@@ -167,29 +168,42 @@ absl::Status CudaSegments::Encode(absl::Span<EncodeJob> jobs, const Stream& stre
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<float>> CudaSegments::ChannelVariances(const SealBlocks& source,
-                                                                  const Stream& stream) {
-  arguments_.Clear();
-  const auto job = arguments_.Add<SegmentJob>(1);
-  *job.host = {};
-  job.host->blocks = AddBlocks(source);
-  job.host->block_count = static_cast<uint32_t>(source.blocks.size());
-  SegmentBatch batch = BatchOf(source);
-  batch.jobs = job.device;
-  batch.job_count = 1;
-  batch.block_count_max = static_cast<int>(source.blocks.size());
-  absl::Status status = arguments_.Upload(stream);
-  if (!status.ok()) return status;
-  status = CudaStatus(
-      planes::ChannelVariances(batch, reinterpret_cast<float*>(results_.data()), stream.get()),
-      "measuring channels");
-  if (!status.ok()) return status;
-  std::vector<float> variance(2 * source.shape.row_values());
-  const absl::StatusOr<const std::byte*> read =
-      ReadResults(variance.size() * sizeof(float), stream);
-  if (!read.ok()) return read.status();
-  memcpy(variance.data(), *read, variance.size() * sizeof(float));
-  return variance;
+absl::Status CudaSegments::ChannelVariances(absl::Span<const CalibrationJob> jobs,
+                                            absl::Span<std::vector<float>> variances,
+                                            const Stream& stream) {
+  for (size_t first = 0; first < jobs.size();) {
+    SegmentBatch batch = BatchOf(jobs[first].source);
+    const size_t size_bytes = variances[first].size() * sizeof(float);
+    size_t end = first;
+    for (; end < jobs.size() && AreAlike(jobs[first].source, jobs[end].source); ++end) {
+      if ((end - first + 1) * size_bytes > results_.size_bytes()) break;
+      batch.block_count_max =
+          std::max(batch.block_count_max, static_cast<int>(jobs[end].source.blocks.size()));
+    }
+    arguments_.Clear();
+    const auto arguments = arguments_.Add<SegmentJob>(end - first);
+    for (size_t i = first; i < end; ++i) {
+      SegmentJob& job = arguments.host[i - first];
+      job = {};
+      job.blocks = AddBlocks(jobs[i].source);
+      job.block_count = static_cast<uint32_t>(jobs[i].source.blocks.size());
+    }
+    batch.jobs = arguments.device;
+    batch.job_count = static_cast<int>(end - first);
+    absl::Status status = arguments_.Upload(stream);
+    if (!status.ok()) return status;
+    status = CudaStatus(
+        planes::ChannelVariances(batch, reinterpret_cast<float*>(results_.data()), stream.get()),
+        "measuring channels");
+    if (!status.ok()) return status;
+    const absl::StatusOr<const std::byte*> read = ReadResults((end - first) * size_bytes, stream);
+    if (!read.ok()) return read.status();
+    for (size_t i = first; i < end; ++i) {
+      memcpy(variances[i].data(), *read + (i - first) * size_bytes, size_bytes);
+    }
+    first = end;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CudaSegments::Verify(const std::byte* segment, size_t size_bytes,

@@ -31,9 +31,10 @@ class CudaSegments {
   // all of them are waited for once.
   absl::Status Encode(absl::Span<EncodeJob> jobs, const Stream& stream);
 
-  // [kv_head][K, V][channel], as planes::CalibrationOf takes them.
-  absl::StatusOr<std::vector<float>> ChannelVariances(const SealBlocks& source,
-                                                      const Stream& stream);
+  // Of each job [kv_head][K, V][channel], as planes::CalibrationOf takes them, to the vector of its
+  // place, which has that size. Jobs of one geometry that follow each other are one launch.
+  absl::Status ChannelVariances(absl::Span<const CalibrationJob> jobs,
+                                absl::Span<std::vector<float>> variances, const Stream& stream);
 
   // As ValidateSegment, DATA_LOSS included. `segment` is device memory, aligned to 8 bytes, of
   // `size_bytes`: a multiple of 8, at most that of the largest segment.

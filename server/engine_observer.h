@@ -62,7 +62,8 @@ class EngineObserver {
   // One segment was sealed with `codec` (raw also where planes could not hold the values).
   // `logical_bytes`: its values in the session's dtype; `stored_bytes`: the segment.
   virtual void OnSealed(Codec codec, int tokens, uint64_t logical_bytes, uint64_t stored_bytes);
-  // Relative L2 error of K and V of one `planes` segment in EngineOptions::error_sample_interval.
+  // Relative L2 error of K and V of a block of one `planes` segment in
+  // EngineOptions::error_sample_interval.
   virtual void OnReconstructionError(double k_error, double v_error);
   // No memory for a segment: its tokens stay in the tail until the next addition. Refused requests
   // are not reported here, their Status says why.

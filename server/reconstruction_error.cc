@@ -14,10 +14,10 @@ struct Values {
   std::vector<float> v;
 };
 
-Values DecodeRuns(Backend* backend, const SealBlocks& source, const LayerCalibration* calibration,
-                  const std::vector<TokenRun>& runs) {
-  Values values(source.shape.row_values() * source.blocks.size() * kBlockTokens);
-  backend->Decode(source.shape, source.dtype, calibration, runs, DType::kFp32,
+Values DecodeRun(Backend* backend, const SealBlocks& source, const LayerCalibration* calibration,
+                 const TokenRun& run) {
+  Values values(source.shape.row_values() * kBlockTokens);
+  backend->Decode(source.shape, source.dtype, calibration, {&run, 1}, DType::kFp32,
                   reinterpret_cast<std::byte*>(values.k.data()),
                   reinterpret_cast<std::byte*>(values.v.data()));
   return values;
@@ -38,15 +38,14 @@ double RelativeError(const std::vector<float>& exact, const std::vector<float>& 
 
 ReconstructionError MeasureReconstruction(Backend* backend, const SealBlocks& source,
                                           const LayerCalibration* calibration,
-                                          const std::byte* segment) {
-  std::vector<TokenRun> blocks;
-  for (const std::byte* block : source.blocks) {
-    blocks.push_back({TokenRun::Form::kExact, block, kBlockTokens, 0, kBlockTokens});
-  }
+                                          const std::byte* segment, size_t block) {
   const int tokens = static_cast<int>(source.blocks.size()) * kBlockTokens;
-  const Values exact = DecodeRuns(backend, source, nullptr, blocks);
-  const Values decoded = DecodeRuns(backend, source, calibration,
-                                    {{TokenRun::Form::kPlanes, segment, tokens, 0, tokens}});
+  const int first = static_cast<int>(block) * kBlockTokens;
+  const Values exact =
+      DecodeRun(backend, source, nullptr,
+                {TokenRun::Form::kExact, source.blocks[block], kBlockTokens, 0, kBlockTokens});
+  const Values decoded = DecodeRun(backend, source, calibration,
+                                   {TokenRun::Form::kPlanes, segment, tokens, first, kBlockTokens});
   return {RelativeError(exact.k, decoded.k), RelativeError(exact.v, decoded.v)};
 }
 

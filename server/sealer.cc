@@ -14,9 +14,11 @@ namespace {
 void SampleError(EngineState* state, const EncodeJob& job) {
   const uint64_t interval = static_cast<uint64_t>(state->options.error_sample_interval);
   if (job.codec != Codec::kPlanes || interval == 0) return;
-  if (state->planes_segments++ % interval != 0) return;
+  const uint64_t number = state->planes_segments++;
+  if (number % interval != 0) return;
   const ReconstructionError error =
-      MeasureReconstruction(state->backend.get(), job.source, job.calibration, job.segment);
+      MeasureReconstruction(state->backend.get(), job.source, job.calibration, job.segment,
+                            number / interval % job.source.blocks.size());
   state->observer->OnReconstructionError(error.k, error.v);
 }
 
@@ -43,7 +45,7 @@ struct Sealer::Job {
 };
 
 Sealer::Sealer(EngineState* state, std::vector<SealTarget> targets)
-    : state_(state), targets_(std::move(targets)) {}
+    : state_(state), targets_(std::move(targets)), made_(targets_.size()) {}
 
 bool Sealer::RunTurn() {
   std::vector<Job> jobs = Gather();
@@ -65,22 +67,17 @@ bool Sealer::RunTurn() {
 std::vector<Sealer::Job> Sealer::Gather() {
   std::vector<Job> jobs;
   uint64_t exact_bytes = 0;
-  for (SealTarget& target : targets_) {
-    // A layer's own, which its first segment makes and the others of this turn use.
-    std::shared_ptr<const LayerCalibration> calibration;
+  for (size_t i = 0; i < targets_.size(); ++i) {
+    SealTarget& target = targets_[i];
     for (size_t index = 0; target.session != nullptr; ++index) {
       Job job;
       job.target = &target;
-      QueryMomentsRef query_second_moments;
       {
         MutexLock lock(state_->mu);
         const Layer& layer = target.session->layers()[target.layer];
         if (index == layer.due_count()) break;
         job.due = layer.Due(index);
-        if (index == 0) {
-          calibration = layer.calibration();
-          query_second_moments = layer.query_second_moments();
-        }
+        job.calibration = layer.calibration();
       }
       exact_bytes += job.exact_bytes();
       if (!jobs.empty() && exact_bytes > state_->backend->encode_bytes_max()) return jobs;
@@ -88,13 +85,10 @@ std::vector<Sealer::Job> Sealer::Gather() {
       for (const ExtentRef& block : job.due.blocks) job.blocks.push_back(block->data());
       job.codec = target.session->spec().codec;
       absl::Status status;
-      if (job.codec == Codec::kPlanes && calibration == nullptr) {
-        absl::StatusOr<std::shared_ptr<const LayerCalibration>> made =
-            MakeCalibration(job, query_second_moments);
-        status = made.status();
-        if (made.ok()) calibration = *std::move(made);
+      if (job.codec == Codec::kPlanes && job.calibration == nullptr) {
+        if (made_[i] == nullptr) status = MakeCalibrations(i);
+        job.calibration = made_[i];
       }
-      job.calibration = calibration;
       if (status.ok()) status = Allocate(&job);
       if (status.ok()) {
         jobs.push_back(std::move(job));
@@ -108,20 +102,57 @@ std::vector<Sealer::Job> Sealer::Gather() {
   return jobs;
 }
 
-// The layer's own calibration, made from its first segment. RESOURCE_EXHAUSTED: no memory for it.
-absl::StatusOr<std::shared_ptr<const LayerCalibration>> Sealer::MakeCalibration(
-    const Job& job, const QueryMomentsRef& moments) {
-  const Session& session = *job.target->session;
-  absl::StatusOr<MemoryCharge> charge = state_->budget.Reserve(
-      session.tenant(), CalibrationBytes(static_cast<size_t>(job.shape().kv_heads),
-                                         static_cast<size_t>(job.shape().head_dim)));
-  if (!charge.ok()) return charge.status();
-  absl::Span<const float> values;
-  if (moments != nullptr) values = moments->value;
-  const auto made = std::make_shared<Charged<LayerCalibration>>(Charged<LayerCalibration>{
-      *std::move(charge),
-      state_->backend->DeriveCalibration(job.source(), session.spec().profile, values)});
-  return std::shared_ptr<const LayerCalibration>(made, &made->value);
+absl::Status Sealer::MakeCalibrations(size_t first) {
+  struct Wanted {
+    size_t target = 0;
+    MemoryCharge charge;
+    DueSegment due;
+    QueryMomentsRef moments;
+    std::vector<const std::byte*> blocks;
+  };
+  std::vector<Wanted> wanted;
+  uint64_t exact_bytes = 0;
+  for (size_t i = first; i < targets_.size(); ++i) {
+    const Session* const session = targets_[i].session;
+    if (session == nullptr || session->spec().codec != Codec::kPlanes) continue;
+    const LayerShape& shape = session->spec().layers[targets_[i].layer];
+    Wanted next;
+    next.target = i;
+    {
+      MutexLock lock(state_->mu);
+      const Layer& layer = session->layers()[targets_[i].layer];
+      if (layer.calibration() != nullptr || layer.due_count() == 0 || made_[i] != nullptr) continue;
+      next.due = layer.Due(0);
+      next.moments = layer.query_second_moments();
+    }
+    exact_bytes += ExactExtentBytes(shape, session->spec().dtype, next.due.token_count);
+    if (!wanted.empty() && exact_bytes > state_->backend->encode_bytes_max()) break;
+    absl::StatusOr<MemoryCharge> charge = state_->budget.Reserve(
+        session->tenant(),
+        CalibrationBytes(static_cast<size_t>(shape.kv_heads), static_cast<size_t>(shape.head_dim)));
+    if (!charge.ok()) {
+      if (wanted.empty()) return charge.status();
+      break;
+    }
+    next.charge = *std::move(charge);
+    for (const ExtentRef& block : next.due.blocks) next.blocks.push_back(block->data());
+    wanted.push_back(std::move(next));
+  }
+  std::vector<CalibrationJob> jobs;
+  for (const Wanted& each : wanted) {
+    const SealTarget& target = targets_[each.target];
+    const SessionSpec& spec = target.session->spec();
+    CalibrationJob job{{spec.layers[target.layer], spec.dtype, each.blocks}, spec.profile, {}};
+    if (each.moments != nullptr) job.query_second_moments = each.moments->value;
+    jobs.push_back(job);
+  }
+  std::vector<LayerCalibration> calibrations = state_->backend->DeriveCalibrations(jobs);
+  for (size_t k = 0; k < wanted.size(); ++k) {
+    const auto made = std::make_shared<Charged<LayerCalibration>>(
+        Charged<LayerCalibration>{std::move(wanted[k].charge), std::move(calibrations[k])});
+    made_[wanted[k].target] = std::shared_ptr<const LayerCalibration>(made, &made->value);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Sealer::Allocate(Job* job) {

@@ -46,8 +46,9 @@ class Sealer {
 
   // The turn's segments, with memory for each.
   std::vector<Job> Gather();
-  absl::StatusOr<std::shared_ptr<const LayerCalibration>> MakeCalibration(
-      const Job& job, const QueryMomentsRef& moments);
+  // Makes the own calibration of targets_[first] and, in the same call of the backend, of those
+  // behind it that will need one. RESOURCE_EXHAUSTED: there is no memory for the first.
+  absl::Status MakeCalibrations(size_t first);
   // Takes the job's memory for its codec. Its layer's calibration is known.
   absl::Status Allocate(Job* job);
   // False: the layer was put off.
@@ -58,6 +59,8 @@ class Sealer {
   EngineState* state_;
   // Those that were put off have no session any more.
   std::vector<SealTarget> targets_;
+  // A target's own calibration, from when it is made until its first segment is sealed.
+  std::vector<std::shared_ptr<const LayerCalibration>> made_;
   absl::Status put_off_;
 };
 

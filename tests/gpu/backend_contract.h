@@ -434,6 +434,40 @@ TEST_P(BackendContractTest, NonFiniteValuesAreNamedByIndex) {
   }
 }
 
+TEST_P(BackendContractTest, CalibrationsOfManyLayersAreThoseOfEachAlone) {
+  std::mt19937 random(11);
+  std::vector<std::vector<const std::byte*>> blocks;
+  std::vector<std::unique_ptr<Extent>> extents;
+  std::vector<CalibrationJob> jobs;
+  const LayerShape shapes[] = {
+      {2, 2, 64, 0, 0}, {2, 4, 64, 0, 0}, {3, 3, 128, 0, 0}, {2, 2, 64, 0, 0}};
+  for (int i = 0; i < 4; ++i) {
+    const LayerShape& shape = shapes[i];
+    const int count = 1 + 3 * i;
+    const RandomTokens input(shape, DType::kBf16, count * kBlockTokens, 1, random);
+    blocks.emplace_back();
+    for (int block = 0; block < count; ++block) {
+      auto extent = backend_->Allocate("tenant", ExtentUse::kTail,
+                                       ExactExtentBytes(shape, DType::kBf16, kBlockTokens));
+      ASSERT_TRUE(extent.ok());
+      backend_->WriteTokens(shape, DType::kBf16, input.host(), block * kBlockTokens, kBlockTokens,
+                            (*extent)->data(), kBlockTokens, 0);
+      blocks.back().push_back((*extent)->data());
+      extents.push_back(*std::move(extent));
+    }
+  }
+  for (size_t i = 0; i < 4; ++i) {
+    jobs.push_back({{shapes[i], DType::kBf16, blocks[i]}, static_cast<Profile>(i), {}});
+  }
+  const std::vector<LayerCalibration> together = backend_->DeriveCalibrations(jobs);
+  ASSERT_EQ(together.size(), jobs.size());
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    EXPECT_EQ(together[i].hash_prefix, backend_->DeriveCalibrations({&jobs[i], 1})[0].hash_prefix)
+        << i;
+  }
+  EXPECT_NE(together[0].hash_prefix, together[3].hash_prefix);
+}
+
 TEST_P(BackendContractTest, TheFirstRunWithANonFiniteValueIsFound) {
   std::mt19937 random(10);
   const LayerShape shape{3, 3, 64, 0, 0};
@@ -450,16 +484,16 @@ TEST_P(BackendContractTest, TheFirstRunWithANonFiniteValueIsFound) {
       ASSERT_TRUE(extent.ok());
       backend_->WriteBytes(good.data(), bytes, (*extent)->data());
       const int first = count == 64 ? 0 : 20;
-      runs.push_back({shape,
-                      {TokenRun::Form::kExact, (*extent)->data(), kBlockTokens, first, count}});
+      runs.push_back(
+          {shape, {TokenRun::Form::kExact, (*extent)->data(), kBlockTokens, first, count}});
       extents.push_back(*std::move(extent));
     }
     EXPECT_EQ(backend_->FirstNonFiniteRun(dtype, runs), runs.size());
     const auto write = [&](size_t run, size_t tensor, int slot, size_t channel, float value) {
       const std::vector<std::byte> one = ToBytes({value}, dtype);
       backend_->WriteBytes(one.data(), one.size(),
-                           extents[run]->data() + (tensor * 64 + static_cast<size_t>(slot)) *
-                                                      row_bytes +
+                           extents[run]->data() +
+                               (tensor * 64 + static_cast<size_t>(slot)) * row_bytes +
                                channel * DTypeBytes(dtype));
     };
     // Beside the runs: nobody looks.

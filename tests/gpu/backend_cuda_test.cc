@@ -85,7 +85,7 @@ TEST_F(BackendCudaTest, SegmentsAndCalibrationsAreTheSameBytes) {
         extents.push_back(extent);
       }
       const SealBlocks source{shape, dtype, extents};
-      calibrations.push_back(backend->DeriveCalibration(source, profile, {}));
+      calibrations.push_back(backend->DeriveCalibrations({{source, profile, {}}})[0]);
       for (const Codec codec : {Codec::kPlanes, Codec::kRaw}) {
         const LayerCalibration* const calibration =
             codec == Codec::kPlanes ? &calibrations.back() : nullptr;

@@ -44,9 +44,8 @@ class ForwardingBackend : public Backend {
                   int capacity, int count) override {
     to_->CopyTokens(shape, dtype, from, to, capacity, count);
   }
-  LayerCalibration DeriveCalibration(const SealBlocks& source, Profile profile,
-                                     absl::Span<const float> query_second_moments) override {
-    return to_->DeriveCalibration(source, profile, query_second_moments);
+  std::vector<LayerCalibration> DeriveCalibrations(absl::Span<const CalibrationJob> jobs) override {
+    return to_->DeriveCalibrations(jobs);
   }
   size_t encode_bytes_max() const override { return to_->encode_bytes_max(); }
   void Encode(absl::Span<EncodeJob> jobs) override { to_->Encode(jobs); }

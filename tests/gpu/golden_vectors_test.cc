@@ -47,7 +47,8 @@ TEST_P(GoldenVectorsTest, EncoderWritesTheSameBytesOnEveryTarget) {
     const Blocks blocks = WriteBlocks(*backend, golden);
     const SealBlocks source{golden.shape, golden.dtype, blocks.pointers};
     if (golden.own) {
-      const LayerCalibration own = backend->DeriveCalibration(source, golden.profile, golden.q2);
+      const LayerCalibration own =
+          backend->DeriveCalibrations({{source, golden.profile, golden.q2}})[0];
       EXPECT_EQ(own.hash_prefix, golden.calibration.hash_prefix);
     }
     auto segment = backend->Allocate("tenant", ExtentUse::kSealed,
