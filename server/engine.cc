@@ -76,16 +76,19 @@ class EngineImpl final : public Engine {
     return kvdepot::OpenLease(&state_, caller, std::move(stream));
   }
   absl::Status AttachLease(const std::string& lease_id, std::shared_ptr<LeasePeer> peer) override {
-    return kvdepot::AttachLease(&state_, lease_id, std::move(peer));
+    return state_.Report(MappingOperation::kAttach,
+                         kvdepot::AttachLease(&state_, lease_id, std::move(peer)));
   }
   void KeepLease(const std::string& lease_id) override { kvdepot::KeepLease(&state_, lease_id); }
   absl::Status RetireDirectories(const std::string& lease_id, const std::string& session_id,
                                  uint64_t version) override {
-    return kvdepot::RetireDirectories(&state_, lease_id, session_id, version);
+    return state_.Report(MappingOperation::kRetire,
+                         kvdepot::RetireDirectories(&state_, lease_id, session_id, version));
   }
   absl::Status ForgetSlabs(const std::string& lease_id,
                            const std::vector<uint64_t>& serials) override {
-    return kvdepot::ForgetSlabs(&state_, lease_id, serials);
+    return state_.Report(MappingOperation::kForget,
+                         kvdepot::ForgetSlabs(&state_, lease_id, serials));
   }
   void EndLease(const std::string& lease_id, const absl::Status& reason) override {
     kvdepot::EndLease(&state_, lease_id, reason);

@@ -46,12 +46,13 @@ class OpenAddition {
   void End() {
     if (ended_) return;
     ended_ = true;
+    const absl::Time now = state_->clock->Now();
     DroppedExtents dropped;
     MutexLock lock(state_->mu);
     for (const auto& [index, addition] : layers_) {
       Layer& layer = session()->layers()[static_cast<size_t>(index)];
       const DroppedExtents gone =
-          EndAddition(state_->seal_rule, addition, session()->committed_token_count(), &layer);
+          EndAddition(state_->seal_rule, addition, session()->committed_token_count(), now, &layer);
       dropped.insert(dropped.end(), gone.begin(), gone.end());
     }
   }
@@ -127,7 +128,7 @@ class ChunkWork final : public EngineWork<LayerState> {
     LayerAddition& addition = addition_->layers()[chunk_.layer];
     if (addition.token_count == 0) addition.position = layer.token_count() - stored;
     addition.token_count += stored;
-    DecideDuringAddition(state()->seal_rule, addition, &layer);
+    DecideDuringAddition(state()->seal_rule, addition, state()->clock->Now(), &layer);
     return absl::OkStatus();
   }
 

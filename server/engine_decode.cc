@@ -131,13 +131,14 @@ class DecodeWork final : public EngineWork<Results> {
   void EndAdditions() {
     results_ = batch_->TakeResults();
     batch_.reset();
+    const absl::Time now = state()->clock->Now();
     std::vector<DroppedExtents> dropped;
     MutexLock lock(state()->mu);
     for (size_t i = 0; i < steps_.size(); ++i) {
       Session& session = *rights_[i].session();
       Layer& layer = session.layers()[layer_index()];
-      dropped.push_back(
-          EndAddition(state()->seal_rule, additions_[i], session.committed_token_count(), &layer));
+      dropped.push_back(EndAddition(state()->seal_rule, additions_[i],
+                                    session.committed_token_count(), now, &layer));
       results_[i].token_count = layer.token_count();
     }
   }

@@ -123,12 +123,18 @@ class Publication {
     absl::Status status;
     for (const auto& [serial, writable] : missing_) {
       absl::StatusOr<ExportedSlab> slab = state_->backend->ExportSlab(serial);
-      status = slab.status();
+      status = state_->Report(MappingOperation::kExport, slab.status());
       if (!status.ok()) break;
-      const SlabNotice notice{serial, slab->region.size_bytes, writable, slab->region.kind,
-                              slab->region.device, slab->region.handle};
+      const SlabNotice notice{serial,
+                              slab->region.size_bytes,
+                              writable,
+                              slab->region.kind,
+                              slab->region.device,
+                              slab->region.handle};
       // What travels as a handle is in the reply.
-      if (slab->region.descriptor) status = peer_->SendSlab(notice, slab->region);
+      if (slab->region.descriptor) {
+        status = state_->Report(MappingOperation::kSend, peer_->SendSlab(notice, slab->region));
+      }
       if (!status.ok()) break;
       sent[serial] = {std::move(slab->hold), notice.size_bytes};
       reply->slabs.push_back(notice);
@@ -280,6 +286,7 @@ class CommitWork final : public EngineWork<MapReply> {
     Session* const session = right_.session();
     absl::Status status = CheckCommitted(state(), *session, request_.token_count);
     if (!status.ok()) return status;
+    const absl::Time now = state()->clock->Now();
     DroppedExtents dropped;
     MutexLock lock(state()->mu);
     absl::optional<MappedWriter>& writer = session->writer();
@@ -297,9 +304,9 @@ class CommitWork final : public EngineWork<MapReply> {
       layer.Append(tokens, std::vector<ExtentRef>(room.begin(), used), nullptr);
       room.erase(room.begin(), used);
       const LayerAddition addition{committed, tokens};
-      DecideDuringAddition(state()->seal_rule, addition, &layer);
+      DecideDuringAddition(state()->seal_rule, addition, now, &layer);
       const DroppedExtents gone =
-          EndAddition(state()->seal_rule, addition, request_.token_count, &layer);
+          EndAddition(state()->seal_rule, addition, request_.token_count, now, &layer);
       dropped.insert(dropped.end(), gone.begin(), gone.end());
     }
     state()->observer->OnAppended(tokens * session->layers().size());

@@ -48,6 +48,41 @@ struct OperationTimes {
   absl::Duration total;
 };
 
+struct SealedSegment {
+  // Raw also where planes could not hold the values.
+  Codec codec = Codec::kRaw;
+  int tokens = 0;
+  // Its values in the session's dtype.
+  uint64_t logical_bytes = 0;
+  uint64_t stored_bytes = 0;
+  // Since the addition, or the SealSession, that made it due.
+  absl::Duration lag;
+};
+
+// What a lease needs beside its calls, whose own results are calls' results.
+enum class MappingOperation { kIdentify, kAttach, kExport, kSend, kRetire, kForget };
+inline constexpr MappingOperation kMappingOperations[] = {
+    MappingOperation::kIdentify, MappingOperation::kAttach, MappingOperation::kExport,
+    MappingOperation::kSend,     MappingOperation::kRetire, MappingOperation::kForget};
+
+constexpr absl::string_view MappingOperationName(MappingOperation operation) {
+  switch (operation) {
+    case MappingOperation::kIdentify:
+      return "identify";
+    case MappingOperation::kAttach:
+      return "attach";
+    case MappingOperation::kExport:
+      return "export";
+    case MappingOperation::kSend:
+      return "send";
+    case MappingOperation::kRetire:
+      return "retire";
+    case MappingOperation::kForget:
+      return "forget";
+  }
+  return "";
+}
+
 // Methods are called from any thread, most by the worker: they must be quick and must not block.
 // Does nothing by itself, so that an observer overrides only what it wants.
 class EngineObserver {
@@ -59,22 +94,23 @@ class EngineObserver {
   virtual void OnOperation(Operation operation, absl::StatusCode code, const OperationTimes& times);
   // `tokens` of one layer were stored.
   virtual void OnAppended(uint64_t tokens);
-  // One segment was sealed with `codec` (raw also where planes could not hold the values).
-  // `logical_bytes`: its values in the session's dtype; `stored_bytes`: the segment.
-  virtual void OnSealed(Codec codec, int tokens, uint64_t logical_bytes, uint64_t stored_bytes);
+  virtual void OnSealed(const SealedSegment& segment);
   // Relative L2 error of K and V of a block of one `planes` segment in
   // EngineOptions::error_sample_interval.
   virtual void OnReconstructionError(double k_error, double v_error);
   // No memory for a segment: its tokens stay in the tail until the next addition. Refused requests
   // are not reported here, their Status says why.
   virtual void OnSealDeferred();
+  // A step of a lease has failed with `code`.
+  virtual void OnMappingError(MappingOperation operation, absl::StatusCode code);
 };
 
 inline void EngineObserver::OnOperation(Operation, absl::StatusCode, const OperationTimes&) {}
 inline void EngineObserver::OnAppended(uint64_t) {}
-inline void EngineObserver::OnSealed(Codec, int, uint64_t, uint64_t) {}
+inline void EngineObserver::OnSealed(const SealedSegment&) {}
 inline void EngineObserver::OnReconstructionError(double, double) {}
 inline void EngineObserver::OnSealDeferred() {}
+inline void EngineObserver::OnMappingError(MappingOperation, absl::StatusCode) {}
 
 }  // namespace kvdepot
 

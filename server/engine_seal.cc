@@ -38,10 +38,11 @@ class SealWork final : public EngineWork<SessionInfo> {
   absl::optional<absl::StatusOr<SessionInfo>> Step() override {
     Session* const session = right_.session();
     if (!sealer_.has_value()) {
+      const absl::Time now = state()->clock->Now();
       std::vector<SealTarget> targets;
       MutexLock lock(state()->mu);
       for (Layer& layer : session->layers()) {
-        layer.Decide(DecideToWindow(state()->seal_rule, layer.undecided_tokens()));
+        layer.Decide(DecideToWindow(state()->seal_rule, layer.undecided_tokens()), now);
         targets.push_back({session, targets.size()});
       }
       sealer_.emplace(state(), std::move(targets));

@@ -69,6 +69,11 @@ absl::StatusOr<std::vector<ExtentRef>> EngineState::AllocateIfFree(
   return extents;
 }
 
+absl::Status EngineState::Report(MappingOperation operation, absl::Status status) const {
+  if (!status.ok()) observer->OnMappingError(operation, status.code());
+  return status;
+}
+
 void EngineState::LetGoOf(LetGo let_go) {
   uint64_t bytes = 0;
   const auto count = [&bytes](const std::vector<ExtentRef>& extents) {

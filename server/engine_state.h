@@ -56,6 +56,9 @@ struct EngineState {
   // `moments`, charged to `tenant`; null if there are none. Errors as ReserveHostMemory.
   absl::StatusOr<QueryMomentsRef> Charge(const std::string& tenant, std::vector<float> moments);
 
+  // `status`; the observer is told if it is an error.
+  absl::Status Report(MappingOperation operation, absl::Status status) const;
+
   // Frees what leases let go of, and counts it. Without the lock.
   void LetGoOf(LetGo let_go);
 

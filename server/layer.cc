@@ -1,7 +1,6 @@
 #include "server/layer.h"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "gpu/check.h"
@@ -24,7 +23,7 @@ uint64_t Layer::first_held() const {
 }
 
 uint64_t Layer::undecided_tokens() const {
-  const uint64_t decided = std::accumulate(due_.begin(), due_.end(), tail_position_);
+  const uint64_t decided = tail_position_ + DueTokens(due_.size());
   return token_count_ > decided ? token_count_ - decided : 0;
 }
 
@@ -137,7 +136,7 @@ DroppedExtents Layer::DropBefore(uint64_t oldest_query) {
   }
   while (segments_.empty() && sinks_ == nullptr && !tail_.empty()) {
     // A due segment goes as a whole or stays.
-    const int tokens = due_.empty() ? kBlockTokens : due_.front();
+    const int tokens = due_.empty() ? kBlockTokens : due_.front().token_count;
     if (tail_position_ + static_cast<uint64_t>(tokens) > visible) break;
     dropped.insert(dropped.end(), tail_.begin(), tail_.begin() + tokens / kBlockTokens);
     tail_.erase(tail_.begin(), tail_.begin() + tokens / kBlockTokens);
@@ -147,24 +146,31 @@ DroppedExtents Layer::DropBefore(uint64_t oldest_query) {
   return dropped;
 }
 
-void Layer::Decide(const DecidedSegments& decided) {
-  due_.insert(due_.end(), decided.begin(), decided.end());
+void Layer::Decide(const DecidedSegments& decided, absl::Time now) {
+  for (const int token_count : decided) due_.push_back({token_count, now});
+}
+
+uint64_t Layer::DueTokens(size_t count) const {
+  uint64_t tokens = 0;
+  for (size_t i = 0; i < count; ++i) tokens += static_cast<uint64_t>(due_[i].token_count);
+  return tokens;
 }
 
 DueSegment Layer::Due(size_t index) const {
   KVDEPOT_CHECK(index < due_.size());
-  const int before =
-      std::accumulate(due_.begin(), due_.begin() + static_cast<std::ptrdiff_t>(index), 0);
-  const auto first = tail_.begin() + before / kBlockTokens;
-  return {tail_position_ + static_cast<uint64_t>(before),
-          due_[index],
-          {first, first + due_[index] / kBlockTokens}};
+  const uint64_t before = DueTokens(index);
+  const DecidedSegment& decided = due_[index];
+  const auto first = tail_.begin() + static_cast<std::ptrdiff_t>(before / kBlockTokens);
+  return {tail_position_ + before,
+          decided.token_count,
+          decided.since,
+          {first, first + decided.token_count / kBlockTokens}};
 }
 
 DroppedExtents Layer::Seal(ExtentRef segment, Codec codec,
                            std::shared_ptr<const LayerCalibration> calibration) {
   KVDEPOT_CHECK(!due_.empty());
-  const int tokens = due_.front();
+  const int tokens = due_.front().token_count;
   const auto blocks_end = tail_.begin() + tokens / kBlockTokens;
   DroppedExtents dropped(tail_.begin(), blocks_end);
   tail_.erase(tail_.begin(), blocks_end);
@@ -223,9 +229,9 @@ DroppedExtents Layer::Truncate(uint64_t token_count, ExtentRef copy) {
       segments_.back().token_count = static_cast<int>(token_count - segments_.back().position);
     }
   }
-  uint64_t due_tokens = std::accumulate(due_.begin(), due_.end(), uint64_t{0});
+  uint64_t due_tokens = DueTokens(due_.size());
   while (!due_.empty() && due_tokens > tail_tokens) {
-    due_tokens -= static_cast<uint64_t>(due_.back());
+    due_tokens -= static_cast<uint64_t>(due_.back().token_count);
     due_.pop_back();
   }
   if (token_count < kSinkTokens && sinks_ != nullptr) {
@@ -263,7 +269,7 @@ void Layer::CheckInvariants() const {
     check_extent(*extent, ExactExtentBytes(shape_, dtype_, kBlockTokens));
   }
   KVDEPOT_CHECK(segments_.empty() || token_count_ >= tail_position_);
-  KVDEPOT_CHECK(std::accumulate(due_.begin(), due_.end(), uint64_t{0}) <= tail_tokens);
+  KVDEPOT_CHECK(DueTokens(due_.size()) <= tail_tokens);
 }
 
 }  // namespace kvdepot

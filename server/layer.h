@@ -18,6 +18,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "gpu/calibration.h"
@@ -49,6 +50,8 @@ struct LayerView {
 struct DueSegment {
   uint64_t position = 0;
   int token_count = 0;
+  // When it was decided.
+  absl::Time since;
   std::vector<ExtentRef> blocks;
 };
 
@@ -101,7 +104,8 @@ class Layer {
     return codec == Codec::kPlanes && calibration_ == nullptr && due_.empty();
   }
 
-  void Decide(const DecidedSegments& decided);
+  // `now`: since when they are due.
+  void Decide(const DecidedSegments& decided, absl::Time now);
   size_t due_count() const { return due_.size(); }
   // The oldest first. `index` is below due_count().
   DueSegment Due(size_t index) const;
@@ -130,6 +134,13 @@ class Layer {
     int capacity;
     int slot;
   };
+  // Not encoded yet.
+  struct DecidedSegment {
+    int token_count;
+    absl::Time since;
+  };
+  // Tokens of the first `count` due segments.
+  uint64_t DueTokens(size_t count) const;
   ExactSlot SlotOf(uint64_t position, absl::Span<const ExtentRef> fresh) const;
 
   const LayerShape shape_;
@@ -142,7 +153,7 @@ class Layer {
   std::deque<Segment> segments_;
   uint64_t tail_position_ = kSinkTokens;
   std::deque<ExtentRef> tail_;
-  std::deque<int> due_;
+  std::deque<DecidedSegment> due_;
 };
 
 }  // namespace kvdepot

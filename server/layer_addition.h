@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "absl/time/time.h"
 #include "server/layer.h"
 #include "server/seal_rule.h"
 #include "server/segment.h"
@@ -18,13 +19,15 @@ struct LayerAddition {
 };
 
 // Under the engine's lock, after a part of the addition was stored.
-void DecideDuringAddition(const SealRule& rule, const LayerAddition& addition, Layer* layer);
+// What is decided is due from `now` on.
+void DecideDuringAddition(const SealRule& rule, const LayerAddition& addition, absl::Time now,
+                          Layer* layer);
 
 // Under the engine's lock, once. Decides the rest, and drops what left the sliding window. Queries
 // that may still come are those of this addition, which are perhaps repeated, and those of readers,
 // who stand at `committed_token_count` if other layers lag behind.
 DroppedExtents EndAddition(const SealRule& rule, const LayerAddition& addition,
-                           uint64_t committed_token_count, Layer* layer);
+                           uint64_t committed_token_count, absl::Time now, Layer* layer);
 
 }  // namespace kvdepot
 

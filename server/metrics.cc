@@ -121,6 +121,20 @@ void Metrics::AddMappings() {
                           .Help("Memory that became free when processes let go of directories.")
                           .Register(registry_)
                           .Add({});
+  auto& errors = BuildCounter()
+                     .Name("kvdepot_mapping_errors_total")
+                     .Help(
+                         "Steps of mapping that failed, by status code: a process identified and "
+                         "attached to its lease, a slab exported and sent, directories retired, "
+                         "slabs forgotten. What calls return is in kvdepot_rpc_handled_total.")
+                     .Register(registry_);
+  for (size_t i = 0; i < mapping_errors_.size(); ++i) {
+    const std::string operation(MappingOperationName(kMappingOperations[i]));
+    for (size_t c = 1; c < kStatusCodeCount; ++c) {
+      const auto code = absl::StatusCodeToString(static_cast<absl::StatusCode>(c));
+      mapping_errors_[i][c] = &errors.Add({{"operation", operation}, {"code", code}});
+    }
+  }
 }
 
 void Metrics::AddRpcs() {
@@ -184,6 +198,13 @@ void Metrics::AddTokens() {
                          .Help("Seals put off for want of memory: the tokens stay exact meanwhile.")
                          .Register(registry_)
                          .Add({});
+  seal_lag_ = &BuildHistogram()
+                   .Name("kvdepot_seal_lag_seconds")
+                   .Help(
+                       "From the addition or commit that made a segment due until it was encoded "
+                       "and its exact tokens were free.")
+                   .Register(registry_)
+                   .Add({}, LatencyBuckets());
 }
 
 void Metrics::AddErrors() {
@@ -260,12 +281,13 @@ void Metrics::OnAppended(uint64_t tokens) {
   appended_tokens_->Increment(static_cast<double>(tokens));
 }
 
-void Metrics::OnSealed(Codec codec, int tokens, uint64_t logical_bytes, uint64_t stored_bytes) {
-  const CodecCounters& counters = Of(codec);
+void Metrics::OnSealed(const SealedSegment& segment) {
+  const CodecCounters& counters = Of(segment.codec);
   counters.segments->Increment();
-  counters.tokens->Increment(tokens);
-  counters.logical_bytes->Increment(static_cast<double>(logical_bytes));
-  counters.stored_bytes->Increment(static_cast<double>(stored_bytes));
+  counters.tokens->Increment(segment.tokens);
+  counters.logical_bytes->Increment(static_cast<double>(segment.logical_bytes));
+  counters.stored_bytes->Increment(static_cast<double>(segment.stored_bytes));
+  seal_lag_->Observe(absl::ToDoubleSeconds(segment.lag));
 }
 
 void Metrics::OnReconstructionError(double k_error, double v_error) {
@@ -274,6 +296,10 @@ void Metrics::OnReconstructionError(double k_error, double v_error) {
 }
 
 void Metrics::OnSealDeferred() { seals_deferred_->Increment(); }
+
+void Metrics::OnMappingError(MappingOperation operation, absl::StatusCode code) {
+  mapping_errors_[static_cast<size_t>(operation)][static_cast<size_t>(code)]->Increment();
+}
 
 std::string Metrics::Text() const {
   std::ostringstream out;

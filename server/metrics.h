@@ -84,9 +84,10 @@ class Metrics final : public EngineObserver {
   void OnOperation(Operation operation, absl::StatusCode code,
                    const OperationTimes& times) override;
   void OnAppended(uint64_t tokens) override;
-  void OnSealed(Codec codec, int tokens, uint64_t logical_bytes, uint64_t stored_bytes) override;
+  void OnSealed(const SealedSegment& segment) override;
   void OnReconstructionError(double k_error, double v_error) override;
   void OnSealDeferred() override;
+  void OnMappingError(MappingOperation operation, absl::StatusCode code) override;
 
   // All families in Prometheus' text format 0.0.4.
   std::string Text() const;
@@ -131,6 +132,8 @@ class Metrics final : public EngineObserver {
   prometheus::Gauge* mapped_bytes_ = nullptr;
   prometheus::Gauge* versions_held_back_ = nullptr;
   prometheus::Counter* reclaimed_bytes_ = nullptr;
+  std::array<std::array<prometheus::Counter*, kStatusCodeCount>, std::size(kMappingOperations)>
+      mapping_errors_{};
   CodecGauges raw_held_{};
   CodecGauges planes_held_{};
   std::array<prometheus::Counter*, kRpcMethodCount> rpc_started_{};
@@ -141,6 +144,7 @@ class Metrics final : public EngineObserver {
   prometheus::Histogram* k_error_ = nullptr;
   prometheus::Histogram* v_error_ = nullptr;
   prometheus::Counter* seals_deferred_ = nullptr;
+  prometheus::Histogram* seal_lag_ = nullptr;
   std::array<prometheus::Counter*, kRejectionReasons.size()> rejections_{};
 };
 

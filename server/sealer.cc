@@ -188,7 +188,8 @@ void Sealer::Seal(Job* job) {
   }
   // The tail's memory goes now: a later job's raw segment may need it.
   job->due.blocks.clear();
-  state_->observer->OnSealed(job->codec, job->due.token_count, job->exact_bytes(), stored_bytes);
+  state_->observer->OnSealed({job->codec, job->due.token_count, job->exact_bytes(), stored_bytes,
+                              state_->clock->Now() - job->due.since});
 }
 
 void Sealer::PutOff(SealTarget* target, absl::Status status) {

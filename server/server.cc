@@ -171,7 +171,7 @@ absl::Status Server::Listen() {
       socket_claims_.push_back(*std::move(claim));
       if (life_sockets_ == nullptr) {
         absl::StatusOr<std::unique_ptr<LifeSockets>> life_sockets =
-            LifeSockets::Start(path + ".life", engine_.get());
+            LifeSockets::Start(path + ".life", engine_.get(), &metrics_);
         if (!life_sockets.ok()) return life_sockets.status();
         life_sockets_ = *std::move(life_sockets);
         context_.life_socket = life_sockets_->path();

@@ -56,7 +56,8 @@ struct LifeSockets::Connection {
 };
 
 absl::StatusOr<std::unique_ptr<LifeSockets>> LifeSockets::Start(const std::string& path,
-                                                                Engine* engine) {
+                                                                Engine* engine,
+                                                                EngineObserver* observer) {
   absl::StatusOr<UnixSocketClaim> claim = ClaimUnixSocket(path);
   if (!claim.ok()) return claim.status();
   FileDescriptor listener(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -71,16 +72,17 @@ absl::StatusOr<std::unique_ptr<LifeSockets>> LifeSockets::Start(const std::strin
     return absl::FailedPreconditionError(
         absl::StrCat("listen: ", path, ": ", std::strerror(errno)));
   }
-  std::unique_ptr<LifeSockets> sockets(
-      new LifeSockets(path, engine, *std::move(claim), std::move(listener), std::move(wake)));
+  std::unique_ptr<LifeSockets> sockets(new LifeSockets(path, engine, observer, *std::move(claim),
+                                                       std::move(listener), std::move(wake)));
   sockets->thread_ = std::thread([self = sockets.get()] { self->Run(); });
   return sockets;
 }
 
-LifeSockets::LifeSockets(std::string path, Engine* engine, UnixSocketClaim claim,
-                         FileDescriptor listener, FileDescriptor wake)
+LifeSockets::LifeSockets(std::string path, Engine* engine, EngineObserver* observer,
+                         UnixSocketClaim claim, FileDescriptor listener, FileDescriptor wake)
     : path_(std::move(path)),
       engine_(engine),
+      observer_(observer),
       claim_(std::move(claim)),
       listener_(std::move(listener)),
       wake_(std::move(wake)) {}
@@ -177,6 +179,7 @@ bool LifeSockets::Greet(Connection* connection, FileDescriptor pidfd, const std:
   absl::StatusOr<FileDescriptor> process =
       IdentifyPeer(connection->peer->socket(), std::move(pidfd));
   if (!process.ok()) {
+    observer_->OnMappingError(MappingOperation::kIdentify, process.status().code());
     engine_->EndLease(lease_id, process.status());
     return false;
   }

@@ -21,16 +21,17 @@
 #include "absl/status/statusor.h"
 #include "gpu/file_descriptor.h"
 #include "server/engine.h"
+#include "server/engine_observer.h"
 #include "server/unix_socket.h"
 
 namespace kvdepot {
 
 class LifeSockets {
  public:
-  // Listens on a Unix socket at `path`, mode 0600; serves from a thread of its own. `engine`
-  // outlives this. FAILED_PRECONDITION naming the path.
-  static absl::StatusOr<std::unique_ptr<LifeSockets>> Start(const std::string& path,
-                                                            Engine* engine);
+  // Listens on a Unix socket at `path`, mode 0600; serves from a thread of its own. `engine` and
+  // `observer` outlive this. FAILED_PRECONDITION naming the path.
+  static absl::StatusOr<std::unique_ptr<LifeSockets>> Start(const std::string& path, Engine* engine,
+                                                            EngineObserver* observer);
   // Closes all. Leases are left as they are: the engine is about to end.
   ~LifeSockets();
   LifeSockets(const LifeSockets&) = delete;
@@ -41,8 +42,8 @@ class LifeSockets {
  private:
   struct Connection;
 
-  LifeSockets(std::string path, Engine* engine, UnixSocketClaim claim, FileDescriptor listener,
-              FileDescriptor wake);
+  LifeSockets(std::string path, Engine* engine, EngineObserver* observer, UnixSocketClaim claim,
+              FileDescriptor listener, FileDescriptor wake);
 
   void Run();
   void Accept();
@@ -52,6 +53,8 @@ class LifeSockets {
 
   const std::string path_;
   Engine* const engine_;
+  // Is told whom this could not identify.
+  EngineObserver* const observer_;
   const UnixSocketClaim claim_;
   const FileDescriptor listener_;
   const FileDescriptor wake_;

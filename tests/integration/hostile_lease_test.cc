@@ -24,6 +24,7 @@
 #include "absl/types/span.h"
 #include "gpu/shared_memory.h"
 #include "gtest/gtest.h"
+#include "tests/integration/metric.h"
 #include "tests/integration/raw_lease.h"
 #include "tests/server/services/test_daemon.h"
 
@@ -45,6 +46,7 @@ class HostileLeaseTest : public ::testing::Test {
           InHostMemory(options, folder);
           options.tokens_file = absl::StrCat(folder, "/tokens");
           std::ofstream(options.tokens_file) << kTokens;
+          options.metrics_address = "127.0.0.1:0";
           options.mapping_tenants = "first,second";
           options.engine.leases_per_tenant_max = 8;
           options.engine.directory_versions_max = 4;
@@ -123,6 +125,10 @@ TEST_F(HostileLeaseTest, PidfdOfAnotherProcess) {
   EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
   EXPECT_TRUE(absl::StartsWith(status.error_message(), "pidfd: of process"))
       << status.error_message();
+  EXPECT_EQ(
+      Metric(daemon_.server().metrics_address(),
+             "kvdepot_mapping_errors_total{code=\"INVALID_ARGUMENT\",operation=\"identify\"}"),
+      1);
   kill(other, SIGKILL);
   waitpid(other, nullptr, 0);
 }

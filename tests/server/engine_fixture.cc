@@ -19,12 +19,12 @@ void CountingObserver::OnAppended(uint64_t tokens) {
   counts_.appended += tokens;
 }
 
-void CountingObserver::OnSealed(Codec codec, int tokens, uint64_t logical_bytes,
-                                uint64_t stored_bytes) {
-  KVDEPOT_CHECK(logical_bytes > 0 && stored_bytes > 0);
+void CountingObserver::OnSealed(const SealedSegment& segment) {
+  KVDEPOT_CHECK(segment.logical_bytes > 0 && segment.stored_bytes > 0);
   MutexLock lock(mu_);
-  ++(codec == Codec::kRaw ? counts_.raw_segments : counts_.planes_segments);
-  counts_.sealed_tokens += static_cast<uint64_t>(tokens);
+  ++(segment.codec == Codec::kRaw ? counts_.raw_segments : counts_.planes_segments);
+  counts_.sealed_tokens += static_cast<uint64_t>(segment.tokens);
+  counts_.seal_lag_max = std::max(counts_.seal_lag_max, segment.lag);
 }
 
 void CountingObserver::OnReconstructionError(double k_error, double v_error) {
@@ -35,6 +35,11 @@ void CountingObserver::OnReconstructionError(double k_error, double v_error) {
 void CountingObserver::OnSealDeferred() {
   MutexLock lock(mu_);
   ++counts_.deferred_seals;
+}
+
+void CountingObserver::OnMappingError(MappingOperation operation, absl::StatusCode code) {
+  MutexLock lock(mu_);
+  counts_.mapping_errors.emplace_back(operation, code);
 }
 
 TestEngine::TestEngine(const EngineOptions& options) : TestEngine(options, MakeCpuBackend(1)) {}

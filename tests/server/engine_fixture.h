@@ -57,6 +57,8 @@ class CountingObserver final : public EngineObserver {
     uint64_t sealed_tokens = 0;
     int deferred_seals = 0;
     std::vector<std::pair<double, double>> errors;
+    absl::Duration seal_lag_max;
+    std::vector<std::pair<MappingOperation, absl::StatusCode>> mapping_errors;
   };
   Counts counts() {
     MutexLock lock(mu_);
@@ -66,9 +68,10 @@ class CountingObserver final : public EngineObserver {
   void OnOperation(Operation operation, absl::StatusCode code,
                    const OperationTimes& times) override;
   void OnAppended(uint64_t tokens) override;
-  void OnSealed(Codec codec, int tokens, uint64_t logical_bytes, uint64_t stored_bytes) override;
+  void OnSealed(const SealedSegment& segment) override;
   void OnReconstructionError(double k_error, double v_error) override;
   void OnSealDeferred() override;
+  void OnMappingError(MappingOperation operation, absl::StatusCode code) override;
 
  private:
   Mutex mu_;

@@ -16,6 +16,7 @@ namespace {
 
 constexpr LayerShape kShape = {1, 2, 64, 0, 0};
 constexpr size_t kTokenBytes = 2 * 64 * sizeof(float);
+using MappingErrors = std::vector<std::pair<MappingOperation, absl::StatusCode>>;
 
 class RecordingStream final : public LeaseStream {
  public:
@@ -159,8 +160,24 @@ TEST_F(EngineMappedTest, APeerThatTakesNoSlabGetsTheErrorAndMayTryAgain) {
   lease.peer->answer = absl::ResourceExhaustedError("life_socket: full");
   EXPECT_TRUE(absl::IsResourceExhausted(Map(lease, session.id, true).status()));
   EXPECT_EQ(engine_->mapping_usage().mapped_bytes, 0u);
+  EXPECT_EQ(engine_.counts().mapping_errors,
+            (MappingErrors{{MappingOperation::kSend, absl::StatusCode::kResourceExhausted}}));
   lease.peer->answer = absl::OkStatus();
   EXPECT_TRUE(Map(lease, session.id, true).ok());
+}
+
+TEST_F(EngineMappedTest, WhatALeaseDoesWrongIsCounted) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  ASSERT_TRUE(Map(lease, session.id, false).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(
+      engine_->AttachLease(lease.id, std::make_shared<RecordingPeer>())));
+  EXPECT_TRUE(absl::IsOutOfRange(engine_->RetireDirectories(lease.id, session.id, 100)));
+  EXPECT_TRUE(absl::IsNotFound(engine_->ForgetSlabs(lease.id, {12345})));
+  EXPECT_EQ(engine_.counts().mapping_errors,
+            (MappingErrors{{MappingOperation::kAttach, absl::StatusCode::kFailedPrecondition},
+                           {MappingOperation::kRetire, absl::StatusCode::kOutOfRange},
+                           {MappingOperation::kForget, absl::StatusCode::kNotFound}}));
 }
 
 TEST_F(EngineMappedTest, WithoutAMessageTheRightEndsAndTheRestStays) {

@@ -154,11 +154,14 @@ TEST(EngineMemoryTest, DecodingAlsoSealsFirstWhatWasPutOff) {
   const SessionInfo session = *engine.Create(Spec("s", Codec::kPlanes, kShape));
   ASSERT_TRUE(engine.Append(session, 0, 0, {RandomTokens(random, kShape, 200)}).ok());
   ASSERT_TRUE(engine.Append(session, 0, 200, {RandomTokens(random, kShape, 136)}).ok());
+  engine.clock().Advance(absl::Seconds(7));
   ASSERT_TRUE(engine->DeleteSession(engine.caller(), ballast.id).ok());
   const ModelTokens tokens = RandomTokens(random, kShape, 1);
   const std::vector<float> q = RandomQueries(random, kShape, 1);
   ASSERT_TRUE(engine.Decode(0, {Step(session, 0, 336, kShape, tokens, q)}).ok());
   EXPECT_EQ(engine.Get(session.id).layers[0].sealed_end, 272u);
+  // Due since the addition that decided it.
+  EXPECT_EQ(engine.counts().seal_lag_max, absl::Seconds(7));
 }
 
 TEST(EngineMemoryTest, MomentsAreChargedUntilACalibrationTakesTheirPlace) {

@@ -14,6 +14,7 @@ namespace {
 
 constexpr LayerShape kShape = {1, 1, 64, 0, 0};
 constexpr LayerShape kWindowed = {1, 1, 64, 0, 100};
+constexpr absl::Time kNow = absl::UnixEpoch();
 
 class LayerTest : public testing::Test {
  protected:
@@ -84,7 +85,7 @@ TEST_F(LayerTest, TokensGoToTheNextFreeSlots) {
 
 TEST_F(LayerTest, AViewIsCutAtBothEnds) {
   Append(400);
-  layer_.Decide({128, 64});
+  layer_.Decide({128, 64}, kNow);
   Seal();
   EXPECT_EQ(Runs(0, 400),
             Rows({{16, 0, 16}, {128, 0, 128}, {64, 0, 64}, {64, 0, 64}, {64, 0, 64}, {64, 0, 64}}));
@@ -95,7 +96,7 @@ TEST_F(LayerTest, AViewIsCutAtBothEnds) {
 
 TEST_F(LayerTest, ARunSaysHowItsTokensAreStored) {
   Append(400);
-  layer_.Decide({128, 64});
+  layer_.Decide({128, 64}, kNow);
   Seal(Codec::kPlanes);
   Seal(Codec::kRaw);
   const std::vector<TokenRun> runs = layer_.View(0, 210).runs;
@@ -119,7 +120,7 @@ TEST_F(LayerTest, AViewKeepsItsExtents) {
 TEST_F(LayerTest, DueTokensAreDecidedButNotSealed) {
   Append(16 + 400);
   EXPECT_EQ(layer_.undecided_tokens(), 400u);
-  layer_.Decide({128, 64});
+  layer_.Decide({128, 64}, kNow);
   EXPECT_EQ(layer_.undecided_tokens(), 208u);
   EXPECT_EQ(layer_.state().sealed_end, 0u);
   const DueSegment due = layer_.Due(0);
@@ -139,7 +140,7 @@ TEST_F(LayerTest, DueTokensAreDecidedButNotSealed) {
 
 TEST_F(LayerTest, OnlyATruncationInsideAnExactExtentCopies) {
   Append(16 + 400);
-  layer_.Decide({128});
+  layer_.Decide({128}, kNow);
   Seal();
   EXPECT_FALSE(layer_.ExtentCutBy(416).has_value());
   EXPECT_FALSE(layer_.ExtentCutBy(144 + 64).has_value());
@@ -159,7 +160,7 @@ TEST_F(LayerTest, OnlyATruncationInsideAnExactExtentCopies) {
 
 TEST_F(LayerTest, AfterATruncationInsideASegmentTheTailBeginsThere) {
   Append(16 + 400);
-  layer_.Decide({128, 128});
+  layer_.Decide({128, 128}, kNow);
   Seal();
   Seal();
   Truncate(200);
@@ -169,14 +170,14 @@ TEST_F(LayerTest, AfterATruncationInsideASegmentTheTailBeginsThere) {
   Append(70);
   EXPECT_EQ(layer_.undecided_tokens(), 70u);
   EXPECT_EQ(Runs(199, 270), Rows({{128, 55, 1}, {64, 0, 64}, {64, 0, 6}}));
-  layer_.Decide({64});
+  layer_.Decide({64}, kNow);
   Seal();
   EXPECT_EQ(layer_.state().sealed_end, 264u);
 }
 
 TEST_F(LayerTest, ATruncationDropsDueSegmentsThatLoseTokens) {
   Append(16 + 400);
-  layer_.Decide({128, 128});
+  layer_.Decide({128, 128}, kNow);
   Truncate(16 + 255);
   EXPECT_EQ(layer_.Due(0).token_count, 128);
   EXPECT_EQ(layer_.undecided_tokens(), 127u);
@@ -186,7 +187,7 @@ TEST_F(LayerTest, ATruncationDropsDueSegmentsThatLoseTokens) {
 
 TEST_F(LayerTest, BelowTheSinksNothingElseIsLeft) {
   Append(16 + 400);
-  layer_.Decide({128});
+  layer_.Decide({128}, kNow);
   Seal();
   Truncate(7);
   EXPECT_EQ(layer_.state().sealed_end, 0u);
@@ -202,7 +203,7 @@ class WindowedLayerTest : public LayerTest {
 
 TEST_F(WindowedLayerTest, WholeExtentsThatNoQuerySeesGo) {
   Append(16 + 640);
-  layer_.Decide({128, 128, 128});
+  layer_.Decide({128, 128, 128}, kNow);
   Seal();
   Seal();
   EXPECT_TRUE(layer_.DropBefore(114).empty());  // Sees from 15 on.

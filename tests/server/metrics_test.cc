@@ -61,6 +61,9 @@ TEST(Metrics, EverySeriesIsThereBeforeTraffic) {
         "kvdepot_sealed_logical_bytes_total{codec=\"raw\"}",
         "kvdepot_sealed_stored_bytes_total{codec=\"raw\"}",
         "kvdepot_seals_deferred_total",
+        "kvdepot_seal_lag_seconds_count",
+        "kvdepot_mapping_errors_total{code=\"INTERNAL\",operation=\"export\"}",
+        "kvdepot_mapping_errors_total{code=\"NOT_FOUND\",operation=\"attach\"}",
         "kvdepot_reconstruction_error_ratio_count{kind=\"k\"}",
         "kvdepot_rejections_total{reason=\"budget_bytes\"}"}) {
     EXPECT_EQ(series.count(name), 1u) << name;
@@ -122,8 +125,9 @@ TEST(Metrics, TellsWhatTheEngineDid) {
   metrics.SetBuildInfo({"1.2.3", "cpu", "A CPU", 0xAB, absl::FromUnixSeconds(50)});
   metrics.SetUsage({1000, 10, 64, 54, 3, {40, 41}, {50, 7}, {2, 128, 5}, 77});
   metrics.OnAppended(5);
-  metrics.OnSealed(Codec::kPlanes, 64, 1000, 140);
+  metrics.OnSealed({Codec::kPlanes, 64, 1000, 140, absl::Milliseconds(30)});
   metrics.OnSealDeferred();
+  metrics.OnMappingError(MappingOperation::kSend, absl::StatusCode::kUnavailable);
   metrics.OnReconstructionError(.2, .3);
   const auto series = Series(metrics);
   EXPECT_EQ(
@@ -149,6 +153,11 @@ TEST(Metrics, TellsWhatTheEngineDid) {
   EXPECT_EQ(series.at("kvdepot_sealed_stored_bytes_total{codec=\"planes\"}"), 140);
   EXPECT_EQ(series.at("kvdepot_sealed_tokens_total{codec=\"raw\"}"), 0);
   EXPECT_EQ(series.at("kvdepot_seals_deferred_total"), 1);
+  EXPECT_EQ(series.at("kvdepot_seal_lag_seconds_sum"), .03);
+  EXPECT_EQ(series.at("kvdepot_seal_lag_seconds_bucket{le=\"0.02\"}"), 0);
+  EXPECT_EQ(series.at("kvdepot_seal_lag_seconds_bucket{le=\"0.05\"}"), 1);
+  EXPECT_EQ(series.at("kvdepot_mapping_errors_total{code=\"UNAVAILABLE\",operation=\"send\"}"), 1);
+  EXPECT_EQ(series.at("kvdepot_mapping_errors_total{code=\"INTERNAL\",operation=\"send\"}"), 0);
   EXPECT_EQ(series.at("kvdepot_reconstruction_error_ratio_sum{kind=\"v\"}"), .3);
 }
 
