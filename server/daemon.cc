@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "server/command_line.h"
 #include "server/options.h"
 
@@ -47,7 +48,13 @@ int RunDaemon(int argc, char** argv, Server::Hooks hooks) {
   if (!status.ok()) return Fail(status, kExitWrongOptions);
   // A failed device ends the daemon the way an operator does: clients are told, then it goes.
   hooks.on_fault = [] { kill(getpid(), SIGTERM); };
+  // While the daemon waits for memory nobody else looks at the signals.
+  hooks.pause = [signals](absl::Duration duration) {
+    const timespec timeout = absl::ToTimespec(duration);
+    return sigtimedwait(&signals, nullptr, &timeout) < 0;
+  };
   const absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options, hooks);
+  if (absl::IsCancelled(server.status())) return 0;
   if (!server.ok()) return Fail(server.status(), kExitNotStarted);
 
   int received = 0;

@@ -70,6 +70,10 @@ void Log::Info(absl::string_view event, const LogFields& fields) {
   logger_->info("event={} {}", std::string(event), FormatLogFields(fields));
 }
 
+void Log::Warn(absl::string_view event, const LogFields& fields) {
+  logger_->warn("event={} {}", std::string(event), FormatLogFields(fields));
+}
+
 void Log::Error(absl::string_view event, const LogFields& fields) {
   logger_->error("event={} {}", std::string(event), FormatLogFields(fields));
 }

@@ -43,6 +43,7 @@ class Log {
   ~Log();
 
   void Info(absl::string_view event, const LogFields& fields);
+  void Warn(absl::string_view event, const LogFields& fields);
   void Error(absl::string_view event, const LogFields& fields);
 
   // As Info, for events that clients cause: at most kBoundedLinesPerSecond a second. The first line

@@ -52,6 +52,11 @@ ABSL_FLAG(int, threads, Options().threads,
 ABSL_FLAG(
     MemoryAmount, memory_budget, Options().memory_budget,
     "memory of all sessions: bytes (8GiB, 512MiB, 1073741824) or a part of what is free (25%)");
+ABSL_FLAG(absl::Duration, memory_wait_timeout, Options().memory_wait_timeout,
+          "how long to wait at start for memory_budget to be free, which clients of the daemon "
+          "before may still map. Then the budget is what is free");
+ABSL_FLAG(uint64_t, memory_budget_bytes_min, Options().memory_budget_bytes_min,
+          "bytes below which the daemon does not start. 0: any budget will do");
 ABSL_FLAG(uint64_t, message_bytes_max, Options().message_bytes_max,
           "bytes of one gRPC message, in or out");
 ABSL_FLAG(int, concurrent_calls_per_connection_max, Options().concurrent_calls_per_connection_max,
@@ -224,6 +229,11 @@ absl::Status Options::Validate() const {
   check(threads >= 1 && threads <= 1024, "threads", threads, "1..1024, or 0 for all");
   check(memory_budget.bytes > 0 || (memory_budget.percent > 0 && memory_budget.percent <= 100),
         "memory_budget", AbslUnparseFlag(memory_budget), "bytes, or above 0% and at most 100%");
+  check(
+      memory_wait_timeout >= absl::ZeroDuration() && memory_wait_timeout < absl::InfiniteDuration(),
+      "memory_wait_timeout", absl::FormatDuration(memory_wait_timeout), "at least 0");
+  check(memory_budget.bytes == 0 || memory_budget_bytes_min <= memory_budget.bytes,
+        "memory_budget_bytes_min", memory_budget_bytes_min, "at most memory_budget");
   const uint64_t int_max = std::numeric_limits<int>::max();
   check(message_bytes_max <= int_max, "message_bytes_max", message_bytes_max,
         absl::StrCat("at most ", int_max));
@@ -260,6 +270,8 @@ Options OptionsFromFlags() {
     options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   }
   options.memory_budget = absl::GetFlag(FLAGS_memory_budget);
+  options.memory_wait_timeout = absl::GetFlag(FLAGS_memory_wait_timeout);
+  options.memory_budget_bytes_min = absl::GetFlag(FLAGS_memory_budget_bytes_min);
   options.message_bytes_max = absl::GetFlag(FLAGS_message_bytes_max);
   options.concurrent_calls_per_connection_max =
       absl::GetFlag(FLAGS_concurrent_calls_per_connection_max);

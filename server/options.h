@@ -60,6 +60,13 @@ struct Options {
   // Memory of sessions: bytes, or a part of what a GPU has free or the CPU's machine has. By
   // default half: others use it as well. SetBudget changes it.
   MemoryAmount memory_budget{0, 50};
+  // Where less memory is free than memory_budget asks for, because clients of the daemon before
+  // still map what it had, or others use the device: how long to wait for it at start. After that
+  // the budget is what is free, which SetBudget may raise later.
+  absl::Duration memory_wait_timeout = absl::ZeroDuration();
+  // With a smaller budget than this the daemon does not start. memory_budget's own bytes: with all
+  // of it or not at all. 0: any will do.
+  uint64_t memory_budget_bytes_min = 0;
 
   // A gRPC message, in or out. 32 MiB carry the fp32 outputs of 1024 query tokens of 32 heads of
   // 128 with room to spare, and their queries in any dtype.

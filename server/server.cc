@@ -19,7 +19,9 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gpu/backend.h"
+#include "gpu/nvidia_devices.h"
 #include "server/calibration_folder.h"
+#include "server/start_budget.h"
 #include "server/unix_socket.h"
 #include "server/version.h"
 
@@ -43,6 +45,16 @@ void HoldGrpcLibrary() {
 uint64_t RandomEpoch() {
   std::random_device random;
   return (static_cast<uint64_t>(random()) << 32) | random();
+}
+
+// Who may hold memory of the backend's device: "4711 python3,...", or empty if that cannot be seen.
+std::string DeviceUsers(const Backend& backend) {
+  if (backend.name() != "cuda") return "";
+  int minor = -1;
+  for (const NvidiaDevice& device : ListNvidiaDevices("/")) {
+    if (device.uuid == backend.device()) minor = device.minor;
+  }
+  return absl::StrJoin(ProcessesWithDevice(minor, "/"), ",");
 }
 
 }  // namespace
@@ -101,7 +113,9 @@ absl::Status Server::MakeEngine() {
   absl::StatusOr<std::unique_ptr<Backend>> made = hooks_.make_backend(backend_options);
   if (!made.ok()) return made.status();
   std::unique_ptr<Backend> backend = *std::move(made);
-  options_.engine.budget_bytes = options_.memory_budget.Of(backend->memory_bytes());
+  const absl::StatusOr<uint64_t> budget_bytes = FindBudget(*backend);
+  if (!budget_bytes.ok()) return budget_bytes.status();
+  options_.engine.budget_bytes = *budget_bytes;
   context_.build.version = kVersion;
   context_.build.backend = backend->name();
   context_.build.device = backend->device();
@@ -116,6 +130,28 @@ absl::Status Server::MakeEngine() {
   context_.metrics = &metrics_;
   context_.log = &log_;
   return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> Server::FindBudget(const Backend& backend) {
+  const absl::Time start = clock_.Now();
+  bool was_short = false;
+  StartMemory memory;
+  memory.free_bytes = [&backend] { return backend.memory_bytes(); };
+  memory.pause = hooks_.pause;
+  memory.on_short = [&](uint64_t wanted_bytes, uint64_t free_bytes) {
+    was_short = true;
+    log_.Warn("memory_short", {{"wanted_bytes", absl::StrCat(wanted_bytes)},
+                               {"free_bytes", absl::StrCat(free_bytes)},
+                               {"device_users", DeviceUsers(backend)},
+                               {"timeout", absl::FormatDuration(options_.memory_wait_timeout)}});
+  };
+  absl::StatusOr<uint64_t> budget_bytes = BudgetAtStart(options_, &clock_, memory);
+  if (was_short && budget_bytes.ok()) {
+    log_.Warn("memory_found",
+              {{"budget_bytes", absl::StrCat(*budget_bytes)},
+               {"seconds", absl::StrCat(absl::ToDoubleSeconds(clock_.Now() - start))}});
+  }
+  return budget_bytes;
 }
 
 absl::Status Server::StartPages() {

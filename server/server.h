@@ -11,6 +11,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gpu/backend.h"
 #include "gpu/backend_factory.h"
 #include "server/calibration_store.h"
@@ -38,9 +40,15 @@ class Server {
     // The device has failed: Drain and end. Called once, by the thread that found out, which it
     // must not hold up.
     std::function<void()> on_fault;
+    // Lets time pass while the daemon waits for memory. False: end instead.
+    std::function<bool(absl::Duration)> pause = [](absl::Duration duration) {
+      absl::SleepFor(duration);
+      return true;
+    };
   };
 
-  // Serves when it returns. The error says which option or file is the reason. `options` are valid.
+  // Serves when it returns. The error says which option or file is the reason; CANCELLED:
+  // hooks.pause asked for the end. `options` are valid.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options, const Hooks& hooks);
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options) {
     return Start(options, Hooks());
@@ -67,6 +75,7 @@ class Server {
 
   absl::Status ReadFiles();
   absl::Status MakeEngine();
+  absl::StatusOr<uint64_t> FindBudget(const Backend& backend);
   absl::Status StartPages();
   absl::Status Listen();
   void LogStart();

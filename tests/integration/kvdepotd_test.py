@@ -21,13 +21,14 @@ def run(*flags):
 
 
 class Daemon:
-    """A running daemon; `log` holds the lines up to the one that says it serves."""
+    """A running daemon; `events` holds the log lines before the one that says it serves."""
 
-    def __init__(self, folder, *flags):
+    def __init__(self, folder, *flags, first_events=0):
         self.process = subprocess.Popen(
             [DAEMON, f"--listen=unix://{folder}/new/socket", "--metrics_address=127.0.0.1:0",
              "--memory_budget=16MiB", f"--device={DEVICE}", *flags],
             stderr=subprocess.PIPE, text=True)
+        self.events = [self.process.stderr.readline() for _ in range(first_events)]
         self.started = self.process.stderr.readline()
         self.pages = "http://" + re.search(r"metrics=(\S+)", self.started).group(1)
 
@@ -116,6 +117,27 @@ class KvdepotdTest(unittest.TestCase):
         self.assertIn("event=draining", rest)
         self.assertIn("event=drained", rest)
         self.assertFalse(os.path.exists(f"{self.folder}/new/socket"))
+
+    def test_a_budget_that_is_not_free(self):
+        short = "--memory_budget=1000000TiB"
+        daemon = Daemon(self.folder, short, first_events=2)
+        self.assertRegex(daemon.events[0], r"event=memory_short wanted_bytes=\d{19} free_bytes=")
+        self.assertIn("event=memory_found", daemon.events[1])
+        self.assertEqual(daemon.stop()[0], 0)
+        code, _, err = run(f"--listen=unix://{self.folder}/socket", "--metrics_address=",
+                           f"--device={DEVICE}", short, f"--memory_budget_bytes_min={1 << 59}")
+        self.assertEqual(code, 1)
+        self.assertIn("kvdepotd: memory_budget_bytes_min: 576460752303423488 needed", err)
+
+    def test_ends_while_it_waits_for_memory(self):
+        process = subprocess.Popen(
+            [DAEMON, f"--listen=unix://{self.folder}/socket", "--metrics_address=",
+             f"--device={DEVICE}", "--memory_budget=1000000TiB", "--memory_wait_timeout=1h"],
+            stderr=subprocess.PIPE, text=True)
+        self.assertIn("event=memory_short", process.stderr.readline())
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=30)
+        self.assertEqual((process.returncode, rest), (0, ""))
 
     def test_starts_over_the_socket_of_a_killed_daemon(self):
         daemon = Daemon(self.folder)

@@ -14,8 +14,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "gpu/backend_factory.h"
 #include "gtest/gtest.h"
 #include "server/unix_socket.h"
+#include "tests/gpu/forwarding_backend.h"
 #include "tests/server/services/test_daemon.h"
 
 namespace kvdepot {
@@ -111,6 +113,56 @@ TEST(Server, ListensOnTcpWithTokens) {
   EXPECT_EQ(info.tenant(), "alice");
   EXPECT_EQ(stub->GetServerInfo(without.get(), {}, &info).error_code(),
             grpc::StatusCode::UNAUTHENTICATED);
+}
+
+// A device of which clients of a daemon that is gone hold all but a part.
+class PinnedBackend final : public ForwardingBackend {
+ public:
+  PinnedBackend(std::unique_ptr<Backend> to, const uint64_t* free_bytes)
+      : ForwardingBackend(std::move(to)), free_bytes_(free_bytes) {}
+  uint64_t memory_bytes() const override { return *free_bytes_; }
+
+ private:
+  const uint64_t* const free_bytes_;
+};
+
+class ServerMemoryTest : public testing::Test {
+ protected:
+  ServerMemoryTest() {
+    hooks_.make_backend = [this](const BackendOptions& options) {
+      return absl::StatusOr<std::unique_ptr<Backend>>(
+          std::make_unique<PinnedBackend>(*MakeBackend(options), &free_bytes_));
+    };
+    hooks_.pause = [this](absl::Duration) {
+      ++pauses_;
+      free_bytes_ += 16 << 20;
+      return true;
+    };
+  }
+  static uint64_t BudgetOf(TestDaemon& daemon) {
+    v1::GetServerInfoResponse info;
+    Context context;
+    EXPECT_TRUE(daemon.stub().GetServerInfo(context.get(), {}, &info).ok());
+    return info.budget_bytes();
+  }
+
+  Server::Hooks hooks_;
+  uint64_t free_bytes_ = 16 << 20;
+  int pauses_ = 0;
+};
+
+TEST_F(ServerMemoryTest, StartsWithWhatIsFree) {
+  TestDaemon daemon([](Options&, const std::string&) {}, hooks_);
+  EXPECT_EQ(BudgetOf(daemon), uint64_t{16} << 20);
+  EXPECT_EQ(pauses_, 0);
+}
+
+TEST_F(ServerMemoryTest, WaitsUntilTheBudgetIsFree) {
+  TestDaemon daemon(
+      [](Options& options, const std::string&) { options.memory_wait_timeout = absl::Hours(1); },
+      hooks_);
+  EXPECT_EQ(BudgetOf(daemon), uint64_t{64} << 20);
+  EXPECT_EQ(pauses_, 3);
 }
 
 TEST(Server, DeletesSessionsWhoseTimeHasCome) {
