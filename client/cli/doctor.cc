@@ -14,6 +14,8 @@
 #include "client/cli/daemon_flags.h"
 #include "client/cli/http_get.h"
 #include "client/cli/json.h"
+#include "client/cli/process_checks.h"
+#include "client/cli/process_facts.h"
 #include "client/cli/quantity.h"
 #include "client/exact_attention.h"
 #include "client/health.h"
@@ -35,7 +37,7 @@ constexpr double kRawErrorMax = 2e-3;
 // Three times what the synthetic data give. A wrong channel order or scale gives 1 and more.
 constexpr double kPlanesErrorMax = 0.15;
 
-// What a check found, in words, or why it failed.
+// What a check found, in words, or why it failed and perhaps what to change.
 using Finding = absl::StatusOr<std::string>;
 
 struct Check {
@@ -210,9 +212,11 @@ Finding CheckMapping(const Client& client) {
   return absl::InternalError(absl::StrCat(finding, ", allowed ", kRawErrorMax));
 }
 
-// The later checks need what the first one makes.
-std::vector<Check> Checks(std::unique_ptr<Client>* client) {
+// The later checks need what the connection brings.
+std::vector<Check> Checks(const ProcessFacts& facts, std::unique_ptr<Client>* client) {
   return {
+      {"socket", "start the daemon (kvdepotd), or name its socket with --target",
+       [&facts] { return CheckSocket(facts); }},
       {"connection", "start the daemon (kvdepotd), or name its socket with --target",
        [client]() -> Finding {
          absl::StatusOr<std::unique_ptr<Client>> connected = ConnectToDaemon();
@@ -236,6 +240,10 @@ std::vector<Check> Checks(std::unique_ptr<Client>* client) {
        [client] { return RoundTrip(**client, v1::CODEC_RAW, kRawErrorMax); }},
       {"planes codec", "this is a bug: please report it with the daemon's log",
        [client] { return RoundTrip(**client, v1::CODEC_PLANES, kPlanesErrorMax); }},
+      {"process", "clients on this machine can still call Append, Attend and Decode",
+       [&facts, client] { return CheckProcess(facts, (*client)->server_info()); }},
+      {"device", "clients on this machine can still call Append, Attend and Decode",
+       [&facts, client] { return CheckDevice(facts, (*client)->server_info()); }},
       {"mapping", "clients on this machine can still call Append, Attend and Decode",
        [client] { return CheckMapping(**client); }},
       {"metrics", "look at --metrics_address of the daemon; a remote one may be out of reach",
@@ -263,14 +271,15 @@ void Record(const Check& check, const Finding& finding, google::protobuf::ListVa
 absl::Status RunDoctor(const Arguments&) {
   google::protobuf::Struct object;
   google::protobuf::ListValue* report = SetList("checks", &object);
+  const ProcessFacts facts = GatherProcessFacts(Target());
   std::unique_ptr<Client> client;
   int failed = 0;
-  for (const Check& check : Checks(&client)) {
+  for (const Check& check : Checks(facts, &client)) {
     const Finding finding = check.run();
     Record(check, finding, report);
     if (finding.ok()) continue;
     ++failed;
-    if (client == nullptr) break;  // Nothing else can be asked.
+    if (client == nullptr) break;  // Nobody else can be asked.
   }
   SetBool("ok", failed == 0, &object);
   if (WantsJson()) PrintJson(object);

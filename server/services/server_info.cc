@@ -1,5 +1,8 @@
 #include "server/services/server_info.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "gpu/segment_header.h"
 
 namespace kvdepot {
@@ -47,6 +50,10 @@ void FillServerInfo(const ServiceContext& context, const std::string& tenant,
   const SlabUsage slabs = context.engine->slab_usage();
   response->set_slab_bytes(slabs.slab_bytes);
   response->set_slab_unused_bytes(slabs.unused_bytes);
+  v1::DaemonProcess* const process = response->mutable_process();
+  process->set_pid(static_cast<uint32_t>(getpid()));
+  struct stat info = {};
+  if (stat("/proc/self/ns/pid", &info) == 0) process->set_pid_namespace(info.st_ino);
 }
 
 }  // namespace kvdepot

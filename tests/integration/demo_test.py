@@ -119,7 +119,7 @@ class DemoTest(unittest.TestCase):
     def test_doctor_finds_nothing(self):
         report = self.json_of("doctor")
         self.assertTrue(report["ok"], report)
-        self.assertEqual(len(report["checks"]), 9)
+        self.assertEqual(len(report["checks"]), 12)
 
     def test_bench_with_several_clients(self):
         for profile in ("compact", "exact"):
