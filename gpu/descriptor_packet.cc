@@ -12,8 +12,8 @@
 namespace kvdepot {
 namespace {
 
-absl::Status SocketError(const char* call) {
-  const std::string message = absl::StrCat("life_socket: ", call, ": ", std::strerror(errno));
+absl::Status SendError() {
+  const std::string message = absl::StrCat("life_socket: sendmsg: ", std::strerror(errno));
   // EAGAIN: its queue is full. ETOOMANYREFS: too many descriptors wait in it.
   if (errno == EAGAIN || errno == ENOBUFS || errno == ETOOMANYREFS || errno == EMFILE) {
     return absl::ResourceExhaustedError(message);
@@ -42,7 +42,7 @@ absl::Status SendPacket(int socket, absl::string_view bytes, int descriptor) {
   do {
     sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
   } while (sent < 0 && errno == EINTR);
-  return sent < 0 ? SocketError("sendmsg") : absl::OkStatus();
+  return sent < 0 ? SendError() : absl::OkStatus();
 }
 
 absl::StatusOr<DescriptorPacket> ReceivePacket(int socket) {
@@ -60,7 +60,9 @@ absl::StatusOr<DescriptorPacket> ReceivePacket(int socket) {
   do {
     received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
   } while (received < 0 && errno == EINTR);
-  if (received < 0) return SocketError("recvmsg");
+  if (received < 0) {
+    return absl::UnavailableError(absl::StrCat("life_socket: recvmsg: ", std::strerror(errno)));
+  }
   packet.bytes.resize(static_cast<size_t>(received));
 
   int descriptors = 0;

@@ -7,6 +7,7 @@
 #include "kvdepot/v1/kv_depot_service.pb.h"
 #include "server/services/budget.h"
 #include "server/services/calibration_convert.h"
+#include "server/services/mapping_convert.h"
 #include "server/services/session_convert.h"
 #include "server/services/status_convert.h"
 #include "server/services/token_convert.h"
@@ -15,7 +16,8 @@
 namespace kvdepot {
 namespace {
 
-constexpr int kKinds = 13;
+constexpr int kKinds = 17;
+constexpr uint64_t kEpoch = 1;
 
 template <typename Request, typename Convert>
 void Run(const std::string& bytes, Convert convert) {
@@ -74,9 +76,25 @@ void RunOne(int kind, const std::string& bytes) {
       return RunNamed<v1::TouchSessionRequest>(bytes);
     case 11:
       return RunNamed<v1::DeleteSessionRequest>(bytes);
-    default:
+    case 12:
       return Run<v1::SetBudgetRequest>(
           bytes, [](const auto& request) { return ToMemoryAmount(request).status(); });
+    case 13:
+      return Run<v1::OpenLeaseRequest>(bytes, [](const auto& request) {
+        return CheckLayoutVersion(request.opening().layout_version());
+      });
+    case 14:
+      return Run<v1::MapSessionRequest>(
+          bytes, [](const auto& request) { return ToMapRequest(request).status(); });
+    case 15:
+      return Run<v1::CommitRequest>(
+          bytes, [](const auto& request) { return ToCommitRequest(request).status(); });
+    default:
+      return Run<v1::UnmapSessionRequest>(bytes, [](const auto& request) {
+        absl::Status status = CheckEpoch(request.epoch(), kEpoch);
+        if (status.ok()) status = CheckLeaseId(request.lease_id());
+        return status.ok() ? CheckSessionId(request.session_id()) : status;
+      });
   }
 }
 
