@@ -61,9 +61,9 @@ class AttendBatch {
   // (query token, query head, visible token) of all subjects: what the work grows with.
   uint64_t row_tokens() const;
 
-  // Computes the next piece of what was prepared. True: pieces remain. Errors as Backend::Attend,
-  // and INVALID_ARGUMENT naming an item's queries.q where a logit is beyond fp32. On the worker;
-  // queries are finite.
+  // Computes the next piece of what was prepared. True: pieces remain. Errors as Backend::Attend;
+  // INVALID_ARGUMENT naming an item's queries.q where a logit is beyond fp32; DATA_LOSS where that
+  // is because a key in the tail is not finite any more. On the worker; queries are finite.
   absl::StatusOr<bool> RunPiece(Backend* backend);
 
   // Once no pieces remain.
@@ -71,7 +71,7 @@ class AttendBatch {
 
  private:
   AttendItem ItemOf(const QuerySlice& slice);
-  absl::Status CheckLogits(const QuerySlice& slice) const;
+  absl::Status CheckLogits(Backend* backend, const QuerySlice& slice) const;
 
   const uint64_t row_tokens_max_;
   std::vector<AttendSubject> subjects_;

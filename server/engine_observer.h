@@ -59,7 +59,7 @@ struct SealedSegment {
   absl::Duration lag;
 };
 
-// What a lease needs beside its calls, whose own results are calls' results.
+// Steps of mapping that are no call of their own, so that no call's status code tells of them.
 enum class MappingOperation { kIdentify, kAttach, kExport, kSend, kRetire, kForget };
 inline constexpr MappingOperation kMappingOperations[] = {
     MappingOperation::kIdentify, MappingOperation::kAttach, MappingOperation::kExport,

@@ -1,7 +1,9 @@
 // Leases and mapped sessions in the engine, with a clock that stands still: what is held, for how
 // long, and who may write.
 #include <cstring>
+#include <limits>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -248,6 +250,24 @@ TEST_F(EngineMappedTest, AfterAWriterThatUnmappedNothingIsCopied) {
   ASSERT_TRUE(after.ok());
   EXPECT_EQ(after->directory->generation, 1u);
   EXPECT_EQ(after->directory->layers[0].extents, before->directory->layers[0].extents);
+}
+
+// Whoever may write a slot may write it again, past what Commit has checked.
+TEST_F(EngineMappedTest, ATailThatItsWriterPoisonedIsNotTheQuerysFault) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  ASSERT_TRUE(Map(lease, session.id, true).ok());
+  const auto committed = Commit(lease, session.id, 1, 100);
+  ASSERT_TRUE(committed.ok()) << committed.status();
+  // Sinks, then 64 tokens each; of the second the key of token 16 + 5, not its value.
+  const ExtentRef tail = committed->directory->layers[0].extents[1];
+  reinterpret_cast<float*>(tail->data())[5 * 64 + 3] = std::numeric_limits<float>::quiet_NaN();
+  std::mt19937 random(1);
+  const std::vector<float> q = RandomQueries(random, kShape, 1);
+  EXPECT_EQ(engine_.Attend(0, {Query(session.id, kShape, q)}).status(),
+            absl::DataLossError(
+                "items[0].tail: k of token 21, KV head 0, is not finite, its mapped writer has "
+                "overwritten it: truncate the session there"));
 }
 
 TEST_F(EngineMappedTest, MappedSessionsDoNotExpire) {
