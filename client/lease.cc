@@ -150,6 +150,7 @@ class OpenLease final : public Lease {
   absl::StatusOr<v1::Session> Truncate(v1::TruncateSessionRequest request,
                                        absl::Time deadline) override {
     request.set_lease_id(id());
+    request.set_epoch(epoch());
     const std::lock_guard<std::mutex> calls(calls_);
     v1::TruncateSessionResponse response;
     const absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {

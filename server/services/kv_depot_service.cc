@@ -151,6 +151,9 @@ grpc::ServerUnaryReactor* KvDepotService::TruncateSession(Rpc* rpc, const Bytes*
       RpcMethod::kTruncateSession, rpc, in, out, [&](auto* call) {
         const v1::TruncateSessionRequest& truncate = call->request();
         absl::Status status = CheckSessionId(truncate.session_id());
+        if (status.ok() && truncate.epoch() != 0) {
+          status = CheckEpoch(truncate.epoch(), context_.build.epoch);
+        }
         if (!status.ok()) return call->End(status);
         context_.engine->TruncateSession(WithLease(call->caller(), truncate.lease_id()),
                                          truncate.session_id(), truncate.generation(),

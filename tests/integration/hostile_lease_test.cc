@@ -175,6 +175,17 @@ TEST_F(HostileLeaseTest, WrongEpoch) {
   v1::CommitRequest commit = lease->CommitOf(session_.id(), 1, 1);
   commit.set_epoch(0);
   EXPECT_EQ(lease->Commit(commit).error_code(), StatusCode::FAILED_PRECONDITION);
+  // TruncateSession is for clients without a lease as well, who know no epoch.
+  v1::TruncateSessionRequest truncate;
+  truncate.set_session_id(session_.id());
+  truncate.set_generation(1);
+  v1::TruncateSessionResponse truncated;
+  truncate.set_epoch(lease->lease().epoch() + 1);
+  Context wrong("one"), none("one");
+  EXPECT_EQ(daemon_.stub().TruncateSession(wrong.get(), truncate, &truncated).error_code(),
+            StatusCode::FAILED_PRECONDITION);
+  truncate.set_epoch(0);
+  EXPECT_TRUE(daemon_.stub().TruncateSession(none.get(), truncate, &truncated).ok());
 }
 
 TEST_F(HostileLeaseTest, AnotherTenantsLeaseAndSession) {
