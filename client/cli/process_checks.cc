@@ -43,10 +43,10 @@ absl::optional<bool> IsLeftVisible(const ProcessFacts& facts, const std::string&
     }
     // CUDA looks no further than to the first entry that names nothing.
     int index = -1;
-    if (!absl::SimpleAtoi(entry, &index) || index < 0 ||
-        static_cast<size_t>(index) >= facts.devices.size()) {
-      return false;
-    }
+    if (!absl::SimpleAtoi(entry, &index) || index < 0) return false;
+    // The driver's files may be hidden where the devices are not.
+    if (facts.devices.empty()) return absl::nullopt;
+    if (static_cast<size_t>(index) >= facts.devices.size()) return false;
     if (!ordered) return absl::nullopt;
     if (facts.devices[static_cast<size_t>(index)].uuid == uuid) return true;
   }

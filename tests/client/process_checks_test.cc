@@ -140,6 +140,15 @@ TEST_F(ProcessChecksTest, VisibleDevicesByNumber) {
   EXPECT_EQ(*CheckDevice(facts_, info_), "GPU-bbbb");
 }
 
+TEST_F(ProcessChecksTest, TheDriversFilesAreHiddenButNotTheNodes) {
+  facts_.devices.clear();
+  EXPECT_EQ(*CheckDevice(facts_, info_), "GPU-bbbb");
+  facts_.cuda_visible_devices = "0";
+  ExpectSays(*CheckDevice(facts_, info_), "cannot be told from numbers");
+  facts_.cuda_visible_devices = "GPU-aaaa";
+  ExpectSays(Failure(CheckDevice(facts_, info_)), "hides the daemon's device");
+}
+
 TEST_F(ProcessChecksTest, MigInstances) {
   facts_.devices[1].mig = true;
   ExpectSays(Failure(CheckDevice(facts_, info_)), "is cut into MIG instances");

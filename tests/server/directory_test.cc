@@ -102,6 +102,19 @@ TEST_F(DirectoryTest, AnotherExtentIsAnotherVersion) {
   EXPECT_NE(second->layers[1].extents[1], old);
 }
 
+// Freed memory is handed out anew: a run at the same address need not be the same tokens.
+TEST_F(DirectoryTest, AnotherExtentAtTheSameAddressIsAnotherContent) {
+  const ExtentRef extent = Exact(64);
+  Directory first;
+  first.layers.resize(1);
+  first.layers[0].runs = {{TokenRun::Form::kExact, extent->data(), 64, 0, 64}};
+  first.layers[0].extents = {extent};
+  Directory second = first;
+  EXPECT_TRUE(SameContent(first, second));
+  second.layers[0].extents = {Exact(64)};
+  EXPECT_FALSE(SameContent(first, second));
+}
+
 TEST_F(DirectoryTest, SealingIsAnotherVersionThatKeepsTheOldExtents) {
   AppendToAll(16 + 128);
   const DirectoryRef first = Newest();
