@@ -134,6 +134,7 @@ class KvdepotdTest(unittest.TestCase):
             [DAEMON, f"--listen=unix://{self.folder}/socket", "--metrics_address=",
              f"--device={DEVICE}", "--memory_budget=1000000TiB", "--memory_wait_timeout=1h"],
             stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.kill)
         self.assertIn("event=memory_short", process.stderr.readline())
         process.send_signal(signal.SIGTERM)
         _, rest = process.communicate(timeout=30)
