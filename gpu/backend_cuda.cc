@@ -233,7 +233,8 @@ std::vector<LayerCalibration> CudaBackend::DeriveCalibrations(
     absl::Span<const CalibrationJob> jobs) {
   std::vector<std::vector<float>> variances;
   for (const CalibrationJob& job : jobs) variances.emplace_back(2 * job.source.shape.row_values());
-  if (Enter()) Ok(workspace_.segments.ChannelVariances(jobs, variances, workspace_.stream));
+  if (Enter())
+    Ok(workspace_.segments.ChannelVariances(jobs, absl::MakeSpan(variances), workspace_.stream));
   std::vector<LayerCalibration> calibrations;
   for (size_t i = 0; i < jobs.size(); ++i) {
     calibrations.push_back(planes::CalibrationOf(jobs[i].source.shape, jobs[i].profile,

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdint>
 
 #include "gpu/cuda_ptx.cuh"
@@ -279,9 +280,9 @@ cudaError_t AppendTokens(const MappedBatch& batch, const MappedQuery& query, uin
   error = cudaGetLastError();
   if (error != cudaSuccess) return error;
   const TokenWords words = WordsOf(batch, tokens);
-  const unsigned blocks = (words.tensor() + kThreads - 1) / kThreads;
-  WriteKernel < <<blocks<kAppendBlocksMax ? blocks : kAppendBlocksMax, kThreads, 0, stream>>>(
-                    query, words, scratch);
+  const unsigned needed = (words.tensor() + kThreads - 1) / kThreads;
+  const unsigned blocks = std::min(needed, kAppendBlocksMax);
+  WriteKernel<<<blocks, kThreads, 0, stream>>>(query, words, scratch);
   return cudaGetLastError();
 }
 
