@@ -90,12 +90,13 @@ TEST(MappingConvertTest, VersionsAndEpochsAreNamedInPairs) {
 
 TEST(MappingConvertTest, ASlabNotice) {
   v1::MappedSlab slab;
-  ToProto(SlabNotice{9, 2 << 20, true, RegionKind::kSharedMemory, "GPU-a"}, &slab);
+  ToProto(SlabNotice{9, 2 << 20, true, RegionKind::kSharedMemory, "GPU-a", "handle"}, &slab);
   EXPECT_EQ(slab.serial(), 9u);
   EXPECT_EQ(slab.size_bytes(), uint64_t{2} << 20);
   EXPECT_TRUE(slab.writable());
   EXPECT_EQ(slab.kind(), v1::MAPPED_SLAB_KIND_SHARED_MEMORY);
   EXPECT_EQ(slab.device(), "GPU-a");
+  EXPECT_EQ(slab.cuda_ipc_handle(), "handle");
 }
 
 class MappedDirectoryTest : public testing::Test {
@@ -129,7 +130,7 @@ class MappedDirectoryTest : public testing::Test {
     reply.directory = std::make_shared<Directory>(directory);
     if (base != nullptr) reply.base = std::make_shared<Directory>(*base);
     reply.for_writer = for_writer;
-    reply.slabs = {{1, 2 << 20, true, RegionKind::kSharedMemory, ""}};
+    reply.slabs = {{1, 2 << 20, true, RegionKind::kSharedMemory, "", ""}};
     v1::MappedDirectory proto;
     ToProto(reply, &proto);
     return proto;
