@@ -57,10 +57,9 @@ absl::Status ToStatus(const MappedFlag& flag) {
                                                        flag.layer, ", ", flag.tokens,
                                                        " more do not fit"));
     case Refusal::kNotFinite:
-      return absl::InvalidArgumentError(absl::StrCat(flag.in_v != 0 ? "v" : "k", ": value ",
-                                                     flag.value, " of ", flag.tokens,
-                                                     " tokens for layer ", flag.layer,
-                                                     ", must be finite"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(flag.in_v != 0 ? "v" : "k", ": value ", flag.value, " of ", flag.tokens,
+                       " tokens for layer ", flag.layer, ", must be finite"));
   }
   return absl::InternalError("flag: of unknown kind");
 }
@@ -132,9 +131,9 @@ class CudaMappedStream::OnDevice final : public CudaMappedStream, private Mapped
     if (!read.ok()) return read.status();
     auto* const flag = reinterpret_cast<MappedFlag*>((*read)->data());
     auto* const counts = reinterpret_cast<uint64_t*>((*read)->data() + sizeof(MappedFlag));
-    status = CudaStatus(ReadState(cells.layers(), cells.layer_count(), cells.flag(), flag, counts,
-                                  stream_),
-                        "reading a session's state");
+    status = CudaStatus(
+        ReadState(cells.layers(), cells.layer_count(), cells.flag(), flag, counts, stream_),
+        "reading a session's state");
     if (!status.ok()) return status;
     return after_.Run(stream_, [this, session, room_tokens, held = *read, flag, counts,
                                 layers = cells.layer_count()](absl::Status done) {
@@ -240,10 +239,10 @@ class CudaMappedStream::OnDevice final : public CudaMappedStream, private Mapped
   absl::Status Attach(MappedSession* session) {
     if (sessions_.count(session) > 0) return absl::OkStatus();
     if (session->device() != device_.uuid) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "session: ", session->id(), ", lies in ",
-          session->device().empty() ? "host memory" : session->device(), ", the stream's is ",
-          device_.uuid));
+      return absl::FailedPreconditionError(
+          absl::StrCat("session: ", session->id(), ", lies in ",
+                       session->device().empty() ? "host memory" : session->device(),
+                       ", the stream's is ", device_.uuid));
     }
     absl::Status status = CheckNotCapturing("session", session->id());
     if (!status.ok()) return status;
@@ -273,8 +272,8 @@ class CudaMappedStream::OnDevice final : public CudaMappedStream, private Mapped
     Attached& attached = sessions_[session];
     DirectoryRef newest = session->directory();
     if (attached.directory == newest) return absl::OkStatus();
-    const bool goes_on = attached.directory != nullptr &&
-                         attached.directory->generation == newest->generation;
+    const bool goes_on =
+        attached.directory != nullptr && attached.directory->generation == newest->generation;
     absl::StatusOr<std::shared_ptr<PinnedBuffer>> staged =
         attached.cells->Take(*newest, goes_on, &staging_, stream_);
     if (!staged.ok()) return staged.status();
@@ -347,11 +346,10 @@ class CudaMappedStream::OnDevice final : public CudaMappedStream, private Mapped
     const size_t cells_bytes = queries.size() * sizeof(AttendCell);
     const size_t bytes = cells_bytes + queries.size() * kv_heads * sizeof(uint32_t);
     // What only readers attend to changes with directories alone: their cells are kept.
-    const bool keeps =
-        capturing && !appends &&
-        std::all_of(queries.begin(), queries.end(), [](const Query& query) {
-          return query.session->options_.access == MapAccess::kRead;
-        });
+    const bool keeps = capturing && !appends &&
+                       std::all_of(queries.begin(), queries.end(), [](const Query& query) {
+                         return query.session->options_.access == MapAccess::kRead;
+                       });
     absl::StatusOr<std::byte*> memory = keeps ? Keep(queries, bytes) : Scratch(bytes);
     if (!memory.ok()) return memory.status();
 
@@ -372,8 +370,7 @@ class CudaMappedStream::OnDevice final : public CudaMappedStream, private Mapped
     attend.dtype = session_shape.dtype;
     attend.rows_per_tile = AttendRowsPerTile(shape, queries[0].query_tokens);
     const int rows = queries[0].query_tokens * shape.queries_per_kv_head();
-    attend.tiles =
-        static_cast<uint32_t>((rows + attend.rows_per_tile - 1) / attend.rows_per_tile);
+    attend.tiles = static_cast<uint32_t>((rows + attend.rows_per_tile - 1) / attend.rows_per_tile);
     attend.cells = reinterpret_cast<const AttendCell*>(*memory);
     attend.block_cost_bytes = reinterpret_cast<const uint32_t*>(*memory + cells_bytes);
     attend.workspace = workspace_.data();
@@ -387,18 +384,17 @@ class CudaMappedStream::OnDevice final : public CudaMappedStream, private Mapped
         const Query& query = queries[first + i];
         SessionCells& cells = *sessions_[query.session].cells;
         MappedQuery& to = batch.queries[i];
-        to = {cells.layers() + layer, cells.flag(), query.k,          query.v,
-              query.q,                query.output, query.log_sum_exp};
-        attend.record_bytes_max =
-            std::max(attend.record_bytes_max, cells.record_bytes_max(layer));
+        to = {cells.layers() + layer, cells.flag(),     query.k, query.v, query.q,
+              query.output,           query.log_sum_exp};
+        attend.record_bytes_max = std::max(attend.record_bytes_max, cells.record_bytes_max(layer));
         if (!appends || fused) continue;
         absl::Status status =
             Write(cells, session_shape, layer, to, static_cast<int>(query.query_tokens));
         if (!status.ok()) return status;
       }
       if (keeps) kept_.back().batches.push_back(batch);
-      absl::Status status = keeps ? PrepareBeside(batch)
-                                  : CudaStatus(PrepareAttend(batch, stream_), "making cells");
+      absl::Status status =
+          keeps ? PrepareBeside(batch) : CudaStatus(PrepareAttend(batch, stream_), "making cells");
       if (!status.ok()) return status;
     }
     const uint32_t row_count = static_cast<uint32_t>(queries.size() * kv_heads) * attend.tiles;
@@ -478,9 +474,9 @@ absl::StatusOr<std::unique_ptr<CudaMappedStream>> CudaMappedStream::Create(CUstr
   absl::StatusOr<CudaDevice> device = OpenCudaDevice(absl::StrCat("cuda:", index));
   if (!device.ok()) return device.status();
   int multiprocessors = 0;
-  status = CudaStatus(
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index),
-      "asking for the multiprocessors");
+  status =
+      CudaStatus(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index),
+                 "asking for the multiprocessors");
   if (!status.ok()) return status;
   absl::StatusOr<Stream> beside = Stream::Create();
   if (!beside.ok()) return beside.status();

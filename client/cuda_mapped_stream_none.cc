@@ -3,7 +3,8 @@
 
 namespace kvdepot {
 
-absl::StatusOr<std::unique_ptr<CudaMappedStream>> CudaMappedStream::Create(CUstream_st* /*stream*/) {
+absl::StatusOr<std::unique_ptr<CudaMappedStream>> CudaMappedStream::Create(
+    CUstream_st* /*stream*/) {
   return absl::UnimplementedError("stream: this client was built without CUDA");
 }
 

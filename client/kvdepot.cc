@@ -171,8 +171,7 @@ absl::StatusOr<std::vector<typename Stream::Query>> Convert(const kvdepot_query*
 template <typename Stream>
 absl::Status RunQueries(Stream* stream, size_t layer, float scale, const kvdepot_query* queries,
                         size_t query_count, bool appends) {
-  const auto converted =
-      Convert(queries, query_count, appends, stream);
+  const auto converted = Convert(queries, query_count, appends, stream);
   if (!converted.ok()) return converted.status();
   return appends ? stream->AppendAttend(layer, scale, *converted)
                  : stream->Attend(layer, scale, *converted);

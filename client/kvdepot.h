@@ -179,7 +179,8 @@ int kvdepot_attend(kvdepot_stream* stream, size_t layer, float scale, const kvde
  *   kvdepot_cuda_refresh(stream, session);            // once before a capture
  *   capture into a CUDA graph: for each layer: kvdepot_cuda_append_attend(stream, layer, ...);
  *   for each token: fill k, v and q of all layers, replay the graph on the same CUDA stream
- *     every few dozen: kvdepot_cuda_commit(stream, session, 0); kvdepot_cuda_refresh(stream, session);
+ *     every few dozen: kvdepot_cuda_commit(stream, session, 0); kvdepot_cuda_refresh(stream,
+ * session);
  *
  * The graph serves while sessions grow, are sealed and change directories. A token that does not
  * fit or is not finite raises the session's flag on the device: outputs and log-sum-exps are NaN

@@ -302,8 +302,8 @@ class OpenLease final : public Lease {
     absl::StatusOr<std::unique_ptr<MappedRegion>> mapped =
         MapRegion(region, slab.writable() ? RegionAccess::kReadWrite : RegionAccess::kRead);
     if (!mapped.ok()) {
-      return absl::Status(mapped.status().code(), absl::StrCat("slab ", slab.serial(), ": ",
-                                                               mapped.status().message()));
+      return absl::Status(mapped.status().code(),
+                          absl::StrCat("slab ", slab.serial(), ": ", mapped.status().message()));
     }
     const std::lock_guard<std::mutex> lock(mutex_);
     regions_[slab.serial()] = *std::move(mapped);

@@ -194,9 +194,8 @@ absl::StatusOr<MappedShape> MappedShape::Of(const v1::Session& session) {
   if (session.codec() == v1::CODEC_PLANES) {
     const int profile = static_cast<int>(session.profile()) - v1::PROFILE_TINY;
     if (profile < 0 || profile >= kProfileCount) {
-      return absl::DataLossError(absl::StrCat("session.profile: ",
-                                              static_cast<int>(session.profile()),
-                                              ", must be one of planes"));
+      return absl::DataLossError(absl::StrCat(
+          "session.profile: ", static_cast<int>(session.profile()), ", must be one of planes"));
     }
     shape.codec = Codec::kPlanes;
     shape.profile = static_cast<Profile>(profile);

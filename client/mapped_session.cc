@@ -159,8 +159,8 @@ absl::Status MappedSession::CheckWriter() const {
 
 absl::Status MappedSession::CheckHostMemory() const {
   if (device().empty()) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "session: ", id_, ", lies on ", device(), ", where a CUDA stream must be used"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("session: ", id_, ", lies on ", device(), ", where a CUDA stream must be used"));
 }
 
 absl::Status MappedSession::Append(size_t layer, const HostTokens& tokens) {

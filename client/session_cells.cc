@@ -74,9 +74,9 @@ absl::StatusOr<SessionCells::Plan> SessionCells::PlanOf(const MappedDirectory& d
   for (const FreeSlots& slots : from.free_slots()) {
     // Kernels find a token's slot by its number (MappedLayer).
     if (!is_first && (slots.first_slot != 0 || slots.capacity != kBlockTokens)) {
-      return absl::DataLossError(absl::StrCat("directory.layers[", layer, "].room: ",
-                                              slots.capacity, " slots from ", slots.first_slot,
-                                              ", must be whole blocks behind the first"));
+      return absl::DataLossError(
+          absl::StrCat("directory.layers[", layer, "].room: ", slots.capacity, " slots from ",
+                       slots.first_slot, ", must be whole blocks behind the first"));
     }
     if (is_first) plan.next.open_slots = static_cast<uint32_t>(slots.count);
     is_first = false;
@@ -101,8 +101,8 @@ absl::StatusOr<SessionCells::Plan> SessionCells::PlanOf(const MappedDirectory& d
 absl::Status SessionCells::Grow(const std::vector<Plan>& plans) {
   bool fits = true;
   for (size_t i = 0; i < plans.size(); ++i) {
-    fits = fits && plans[i].planes <= places_[i].planes_max &&
-           plans[i].exact <= places_[i].exact_max;
+    fits =
+        fits && plans[i].planes <= places_[i].planes_max && plans[i].exact <= places_[i].exact_max;
   }
   if (fits) return absl::OkStatus();
   Pieces pieces;
@@ -147,9 +147,7 @@ absl::StatusOr<std::shared_ptr<PinnedBuffer>> SessionCells::Take(const MappedDir
   if (!buffer.ok()) return buffer;
 
   Pieces pieces;
-  const auto piece = [&](size_t size_bytes) {
-    return (*buffer)->data() + pieces.Take(size_bytes);
-  };
+  const auto piece = [&](size_t size_bytes) { return (*buffer)->data() + pieces.Take(size_bytes); };
   auto* const updates =
       reinterpret_cast<MappedUpdate*>(piece(layer_count() * sizeof(MappedUpdate)));
   for (size_t i = 0; i < layer_count(); ++i) {

@@ -52,9 +52,9 @@ class AddressRange {
                                                            size_t size_bytes, int device,
                                                            RegionAccess access) {
     CUdeviceptr address = 0;
-    absl::Status status = driver.ToStatus(
-        driver.address_reserve(&address, size_bytes, kSlabGranularityBytes, 0, 0),
-        absl::StrCat("reserving ", size_bytes, " B of addresses"));
+    absl::Status status =
+        driver.ToStatus(driver.address_reserve(&address, size_bytes, kSlabGranularityBytes, 0, 0),
+                        absl::StrCat("reserving ", size_bytes, " B of addresses"));
     if (!status.ok()) return status;
     std::unique_ptr<AddressRange> range(new AddressRange(&driver, address, size_bytes));
     status = driver.ToStatus(driver.mem_map(address, size_bytes, 0, allocation.handle(), 0),
@@ -108,16 +108,16 @@ class VirtualSlab final : public SlabMemory {
     auto range = AddressRange::Map(**driver, *allocation, size_bytes, device.index,
                                    RegionAccess::kReadWrite);
     if (!range.ok()) return range.status();
-    return std::unique_ptr<SlabMemory>(
-        new VirtualSlab(*driver, device.uuid, std::move(allocation), *std::move(range), size_bytes));
+    return std::unique_ptr<SlabMemory>(new VirtualSlab(*driver, device.uuid, std::move(allocation),
+                                                       *std::move(range), size_bytes));
   }
 
   absl::StatusOr<IpcRegion> Export() const override {
     int descriptor = -1;
-    absl::Status status = driver_->ToStatus(
-        driver_->mem_export(&descriptor, allocation_->handle(),
-                            CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
-        "exporting a slab");
+    absl::Status status =
+        driver_->ToStatus(driver_->mem_export(&descriptor, allocation_->handle(),
+                                              CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+                          "exporting a slab");
     if (!status.ok()) return status;
     IpcRegion region;
     region.kind = RegionKind::kCudaMemory;
@@ -219,15 +219,13 @@ absl::StatusOr<std::unique_ptr<MappedRegion>> MapDescriptor(const IpcRegion& reg
 absl::StatusOr<std::unique_ptr<MappedRegion>> OpenHandle(const IpcRegion& region) {
   cudaIpcMemHandle_t handle;
   if (region.handle.size() != sizeof(handle.reserved)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("region.handle: ", region.handle.size(), " bytes, must have ",
-                     sizeof(handle.reserved)));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "region.handle: ", region.handle.size(), " bytes, must have ", sizeof(handle.reserved)));
   }
   std::memcpy(handle.reserved, region.handle.data(), sizeof(handle.reserved));
   void* data = nullptr;
-  absl::Status status =
-      CudaStatus(cudaIpcOpenMemHandle(&data, handle, cudaIpcMemLazyEnablePeerAccess),
-                 "opening a handle");
+  absl::Status status = CudaStatus(
+      cudaIpcOpenMemHandle(&data, handle, cudaIpcMemLazyEnablePeerAccess), "opening a handle");
   // Stays behind as the thread's last error otherwise.
   if (!status.ok()) {
     (void)cudaGetLastError();

@@ -1,6 +1,6 @@
 // Slabs of the CUDA backend, and how another process maps them: as a descriptor of the driver
-// (default: the kernel counts who has it, equal process numbers in two containers do not matter, and
-// a mapping can be for reading only), or as a handle of cudaIpc, where descriptors cannot go.
+// (default: the kernel counts who has it, equal process numbers in two containers do not matter,
+// and a mapping can be for reading only), or as a handle of cudaIpc, where descriptors cannot go.
 #ifndef KVDEPOT_GPU_DEVICE_SLAB_H_
 #define KVDEPOT_GPU_DEVICE_SLAB_H_
 

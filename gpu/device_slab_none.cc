@@ -6,8 +6,8 @@ namespace kvdepot {
 
 absl::StatusOr<std::unique_ptr<MappedRegion>> MapDeviceRegion(const IpcRegion& region,
                                                               RegionAccess /*access*/) {
-  return absl::UnimplementedError(absl::StrCat("region.device: ", region.device,
-                                               ", this client was built without CUDA"));
+  return absl::UnimplementedError(
+      absl::StrCat("region.device: ", region.device, ", this client was built without CUDA"));
 }
 
 }  // namespace kvdepot

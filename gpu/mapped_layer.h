@@ -1,5 +1,5 @@
-// What the kernels of a mapped client know of its sessions. Device memory of the client; plain data,
-// the same on host and device.
+// What the kernels of a mapped client know of its sessions. Device memory of the client; plain
+// data, the same on host and device.
 //
 //   exact list of a layer:  |sinks| ... |tail, full| tail, 40 of 64 | room | room |
 //                                                    ^ open[0]        ^ open[1] ...
@@ -36,16 +36,16 @@ struct alignas(32) MappedFlag {
 struct alignas(128) MappedLayer {
   const PlanesRun* planes = nullptr;
   ExactRun* exact = nullptr;
-  const DeviceHead* heads = nullptr;             // [kv_heads]; null without `planes` runs
-  const uint32_t* block_cost_bytes = nullptr;    // [kv_heads], as AttendLaunch
+  const DeviceHead* heads = nullptr;           // [kv_heads]; null without `planes` runs
+  const uint32_t* block_cost_bytes = nullptr;  // [kv_heads], as AttendLaunch
   uint32_t planes_runs = 0;
   uint32_t planes_units = 0;
-  uint32_t first_open = 0;    // in `exact`; all runs before are full
-  uint32_t open_tokens = 0;   // that the directory has in it
-  uint32_t open_slots = 0;    // that are free in it by the directory
-  uint32_t room = 0;          // slots that are free in all open runs by the directory
-  uint32_t position = 0;      // token count of the directory
-  uint32_t written = 0;       // tokens behind that
+  uint32_t first_open = 0;   // in `exact`; all runs before are full
+  uint32_t open_tokens = 0;  // that the directory has in it
+  uint32_t open_slots = 0;   // that are free in it by the directory
+  uint32_t room = 0;         // slots that are free in all open runs by the directory
+  uint32_t position = 0;     // token count of the directory
+  uint32_t written = 0;      // tokens behind that
 
   // Of the token that is `behind` tokens behind the directory's: its open run, and how many slots
   // of that come before.

@@ -85,8 +85,8 @@ absl::StatusOr<std::unique_ptr<MappedRegion>> MapSharedMemory(const IpcRegion& r
   struct stat info = {};
   if (fstat(region.descriptor.get(), &info) != 0 ||
       static_cast<size_t>(info.st_size) != region.size_bytes) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "region.size_bytes: ", region.size_bytes, ", its descriptor has ", info.st_size));
+    return absl::FailedPreconditionError(absl::StrCat("region.size_bytes: ", region.size_bytes,
+                                                      ", its descriptor has ", info.st_size));
   }
   const int seals = fcntl(region.descriptor.get(), F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {

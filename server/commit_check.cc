@@ -42,8 +42,7 @@ absl::Status CheckCommitted(EngineState* state, const Session& session, uint64_t
     room = session.writer()->room;
     for (size_t i = 0; i < session.layers().size(); ++i) {
       const Layer& layer = session.layers()[i];
-      for (const Placement& slots :
-           layer.Place(token_count - layer.token_count(), room[i])) {
+      for (const Placement& slots : layer.Place(token_count - layer.token_count(), room[i])) {
         runs.push_back({layer.shape(),
                         {TokenRun::Form::kExact, slots.extent, slots.capacity, slots.first_slot,
                          slots.count}});

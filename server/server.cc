@@ -104,8 +104,8 @@ absl::Status Server::MakeEngine() {
   backend_options.device = options_.device;
   backend_options.threads = options_.threads;
   backend_options.slab_bytes = options_.slab_bytes;
-  backend_options.cuda.slab_kind = options_.slab_handles == "descriptor" ? RegionKind::kCudaMemory
-                                                                         : RegionKind::kCudaIpc;
+  backend_options.cuda.slab_kind =
+      options_.slab_handles == "descriptor" ? RegionKind::kCudaMemory : RegionKind::kCudaIpc;
   backend_options.cuda.on_fault = [this](const absl::Status& fault) {
     log_.Error("device_failed", {{"reason", std::string(fault.message())}});
     if (hooks_.on_fault) hooks_.on_fault();

@@ -24,7 +24,8 @@
 namespace kvdepot {
 namespace {
 
-// bf16 of the daemon's reply and int8 queries of the kernel (DESIGN 5) leave more than the CPU does.
+// bf16 of the daemon's reply and int8 queries of the kernel (DESIGN 5) leave more than the CPU
+// does.
 constexpr double kErrorMax = 2e-3;
 
 absl::Time Soon() { return absl::Now() + absl::Seconds(30); }
@@ -90,7 +91,7 @@ class CudaMappedStreamTest : public ::testing::Test {
     for (int layer = 0; layer < kLayers; ++layer) {
       queries.emplace_back(position);
       tokens_[layer].SetTokens(MappedTokens(layer, position, 1));
-    tokens_[layer].SetQuery(queries.back());
+      tokens_[layer].SetQuery(queries.back());
     }
     Replay(graph);
     double error = 0;
@@ -139,10 +140,9 @@ class CudaMappedStreamTest : public ::testing::Test {
       const MappedTokens tokens(layer, position, count);
       const DeviceArray<char> k(std::vector<char>(tokens.k.begin(), tokens.k.end()));
       const DeviceArray<char> v(std::vector<char>(tokens.v.begin(), tokens.v.end()));
-      const absl::Status status =
-          stream_->Append(session, static_cast<size_t>(layer),
-                          reinterpret_cast<const std::byte*>(k.data()),
-                          reinterpret_cast<const std::byte*>(v.data()), count);
+      const absl::Status status = stream_->Append(
+          session, static_cast<size_t>(layer), reinterpret_cast<const std::byte*>(k.data()),
+          reinterpret_cast<const std::byte*>(v.data()), count);
       ASSERT_TRUE(status.ok()) << status;
       Check(cudaStreamSynchronize(cuda_stream_));
     }
@@ -343,7 +343,7 @@ TEST_F(CudaMappedStreamTest, WrongCallsHaveTheirCodeAndChangeNothing) {
   const auto lease = OpenLease();
   const auto session = Open(lease, created.id(), MapAccess::kWrite);
   tokens_[0].SetTokens(MappedTokens(0, 0, 1));
-    tokens_[0].SetQuery(MappedQuery(0));
+  tokens_[0].SetQuery(MappedQuery(0));
   CudaMappedStream::Query query = tokens_[0].Of(session.get());
   const auto code = [&](size_t layer) { return stream_->AppendAttend(layer, 0, {query}).code(); };
   EXPECT_EQ(code(kLayers), absl::StatusCode::kInvalidArgument);

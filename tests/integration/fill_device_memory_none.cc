@@ -1,4 +1,5 @@
-// Stands for fill_device_memory_cuda.cc where no CUDA toolkit was found: nothing lies on a device then.
+// Stands for fill_device_memory_cuda.cc where no CUDA toolkit was found: nothing lies on a device
+// then.
 #include "gpu/check.h"
 #include "tests/integration/poisoning_backend.h"
 

@@ -22,7 +22,7 @@ void Check(cudaError_t error) { KVDEPOT_CHECK(error == cudaSuccess); }
 class LayerGraph {
  public:
   LayerGraph(cudaStream_t stream, CudaMappedStream* mapped, MappedSession* session, size_t layer,
-              bool appends)
+             bool appends)
       : stream_(stream) {
     graph_ = Capture([&] {
       const CudaMappedStream::Query query = token_.Of(session);
@@ -126,7 +126,7 @@ class CudaArm final : public MappedArm {
       absl::Status status = mapped->Refresh(session);
       if (!status.ok()) return status;
       graphs = std::make_unique<LayerGraph>(stream, mapped.get(), session,
-                                             static_cast<size_t>(layer), token != nullptr);
+                                            static_cast<size_t>(layer), token != nullptr);
     }
     return graphs->Replay(token, query);
   }

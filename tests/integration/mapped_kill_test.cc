@@ -2,9 +2,9 @@
 // stopped at random:
 //   mapped_kill_test [SEED TOKENS LAYERS READERS CYCLES]
 // Memory that the daemon takes back becomes NaN. On the GPU that KVDEPOT_TEST_DEVICE names, else on
-// the CPU. Every output that any of them computes is right; after each end of a writer the session is at a
-// count that it had committed; in the end no lease, no byte, no slab and no descriptor is left
-// over.
+// the CPU. Every output that any of them computes is right; after each end of a writer the session
+// is at a count that it had committed; in the end no lease, no byte, no slab and no descriptor is
+// left over.
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -63,13 +63,15 @@ std::vector<std::string> OpenDescriptors() {
 class MappedKillTest : public ::testing::Test {
  protected:
   MappedKillTest()
-      : daemon_([this](Options& options, const std::string&) {
-          // A process needs a second to begin with a GPU.
-          pace_ = options.device == "cpu" ? 1 : 6;
-          options.metrics_address = "127.0.0.1:0";
-          options.engine.lease_timeout = kLeaseTimeout;
-          options.memory_budget.bytes = uint64_t{1} << 30;
-        }, Poisoning()) {
+      : daemon_(
+            [this](Options& options, const std::string&) {
+              // A process needs a second to begin with a GPU.
+              pace_ = options.device == "cpu" ? 1 : 6;
+              options.metrics_address = "127.0.0.1:0";
+              options.engine.lease_timeout = kLeaseTimeout;
+              options.memory_budget.bytes = uint64_t{1} << 30;
+            },
+            Poisoning()) {
     int ends[2];
     EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
     reports_ = ends[0];

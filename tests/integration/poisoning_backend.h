@@ -1,5 +1,5 @@
-// A backend whose extents are filled with NaN as they are given back: whoever still reads one, or is
-// given bytes of one without writing them first, computes NaN.
+// A backend whose extents are filled with NaN as they are given back: whoever still reads one, or
+// is given bytes of one without writing them first, computes NaN.
 #ifndef KVDEPOT_TESTS_INTEGRATION_POISONING_BACKEND_H_
 #define KVDEPOT_TESTS_INTEGRATION_POISONING_BACKEND_H_
 
