@@ -1,8 +1,8 @@
 // The attend kernel: plan, the warps' ranges, and the merge of what they found.
 //
 //   plan      every block computes the cost of every row and where its warps begin (attend_plan.h)
-//   range     a warp reads its units: `planes` blocks through a ring in shared memory that bulk
-//             copies fill, then exact chunks; the state of a row lies in shared memory
+//   range     a warp reads its units, `planes` blocks, then exact chunks, through a ring in shared
+//             memory that bulk copies fill; the state of a row lies in shared memory
 //   merge     rows of several warps of a block are merged there, those of several blocks by one
 //             warp a query row, which waits for their parts
 #ifndef KVDEPOT_GPU_ATTEND_KERNEL_CUH_
@@ -12,6 +12,7 @@
 #include "gpu/attend_merge.cuh"
 #include "gpu/attend_parameters.cuh"
 #include "gpu/attend_plan.cuh"
+#include "gpu/attend_ring.cuh"
 #include "gpu/attend_row.cuh"
 #include "gpu/attend_state.cuh"
 #include "gpu/attend_warp_memory.cuh"
@@ -26,9 +27,8 @@ template <int kHeadDim, int kTiles, class WhileLoading>
 __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const RowView& view,
                                             uint32_t begin, uint32_t end,
                                             const WarpMemory<kHeadDim>& memory,
-                                            planes::Ring<kHeadDim>& ring,
-                                            const RowState<kHeadDim>& state, int lane,
-                                            const WhileLoading& while_loading) {
+                                            Ring<kHeadDim>& ring, const RowState<kHeadDim>& state,
+                                            int lane, const WhileLoading& while_loading) {
   constexpr int kRows = 4 * kTiles;
   const AttendCell& cell = *view.cell;
   // Before the records, which they would have to wait for.
@@ -53,7 +53,7 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
   if (end > planes_units) {
     raw::AttendRange<kHeadDim, kRows>(
         view, p.dtype, max(begin, planes_units) - planes_units, end - planes_units,
-        RowLimits::Of(view, kRows, p.sliding_window), p.soft_cap, memory, state, lane);
+        RowLimits::Of(view, kRows, p.sliding_window), p.soft_cap, memory, ring, state, lane);
   }
   __syncwarp();
 }
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
     fills_merge = false;
   };
 
-  planes::Ring<kHeadDim> ring(mine, p.ring_bytes, lane);
+  Ring<kHeadDim> ring(mine, p.ring_bytes, lane);
   const uint32_t row_end = end.row + (end.unit > 0 ? 1 : 0);
   for (uint32_t row = begin.row; row < row_end; ++row) {
     if (begin == end) break;

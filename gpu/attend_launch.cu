@@ -43,10 +43,12 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
                              static_cast<uint32_t>(attributes.sharedSizeBytes) - row_bytes;
   // As many warps as there is room for, and then larger rings.
   using Layout = WarpMemoryLayout<kHeadDim, kTiles>;
-  const uint32_t warps = std::min<uint32_t>(
-      kWarpsMax, available / Layout(kRingSlotsMin * batch.record_bytes_max).bytes());
-  p.ring_bytes = std::min((available / warps - Layout(0).bytes()) / 16 * 16,
-                          kRingSlotsMax * batch.record_bytes_max);
+  const uint32_t piece_bytes =
+      std::max(batch.record_bytes_max, raw::RingPieceBytes(kHeadDim, batch.dtype));
+  const uint32_t warps =
+      std::min<uint32_t>(kWarpsMax, available / Layout(kRingSlotsMin * piece_bytes).bytes());
+  p.ring_bytes =
+      std::min((available / warps - Layout(0).bytes()) / 16 * 16, kRingSlotsMax * piece_bytes);
   const uint32_t warp_bytes = Layout(p.ring_bytes).bytes();
   const uint32_t shared_bytes = row_bytes + warps * warp_bytes;
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

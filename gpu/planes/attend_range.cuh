@@ -8,13 +8,13 @@
 #include <cstdint>
 
 #include "gpu/attend_directory.h"
+#include "gpu/attend_ring.cuh"
 #include "gpu/attend_row.cuh"
 #include "gpu/attend_state.cuh"
 #include "gpu/attend_warp_memory.cuh"
 #include "gpu/cuda_ptx.cuh"
 #include "gpu/planes/attend_products.cuh"
 #include "gpu/planes/attend_queries.cuh"
-#include "gpu/planes/attend_ring.cuh"
 #include "gpu/planes/attend_walk.cuh"
 
 namespace kvdepot::planes {
@@ -313,7 +313,7 @@ __device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_
   BlockWalk<kHeadDim> ahead = walk;
   const auto load_record = [&] {
     if (ahead.blocks_left == 0) return;
-    ring.LoadRecord(ahead.record());
+    ring.LoadPiece(ahead.record(), ahead.record_bytes());
     ahead.NextBlock();
   };
   ring.Begin(walk.record_bytes());
@@ -341,8 +341,8 @@ __device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_
       const int position = static_cast<int>(run.position + token);
       const bool masked = position < clear_begin || position > clear_end;
       const bool is_whole = left >= kStepBlocks;
-      const std::byte* const record = ring.WaitRecord();
-      const std::byte* const second = is_whole ? ring.WaitRecord() : record;
+      const std::byte* const record = ring.WaitPiece();
+      const std::byte* const second = is_whole ? ring.WaitPiece() : record;
       attention.AddStep(record, static_cast<int>(second - record), masked, run.position + token,
                         static_cast<int>(run.first - token), static_cast<int>(run.end - token));
       __syncwarp();

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "gpu/attend_directory.h"
+#include "gpu/attend_ring.cuh"
 #include "gpu/attend_row.cuh"
 #include "gpu/cuda_ptx.cuh"
 #include "gpu/unit_search.cuh"
@@ -15,6 +16,11 @@ namespace kvdepot::raw {
 // A block of tokens has so many chunks: where to look for a unit's run first.
 inline constexpr uint32_t kRunChunks = kBlockTokens / kExactChunkTokens;
 
+// Of K or V of a chunk that goes through the ring; fp32 does not.
+constexpr uint32_t RingPieceBytes(int head_dim, DType dtype) {
+  return dtype == DType::kFp32 ? 0 : 2 * static_cast<uint32_t>(head_dim) * kExactChunkTokens;
+}
+
 // Where a chunk's rows of one KV head lie: `count` tokens, the first of position `position`.
 struct ChunkRows {
   const std::byte* k;
@@ -23,7 +29,7 @@ struct ChunkRows {
   uint32_t position;
 };
 
-template <size_t kRowBytes>
+template <uint32_t kRowBytes>
 class ChunkWalk {
  public:
   // Units [unit_begin, unit_end), not empty. The whole warp takes part.
@@ -71,8 +77,35 @@ class ChunkWalk {
   uint32_t position_;
 };
 
+// The halves of chunks, K before V, on their way through the ring. A chunk is as long as a step of
+// `planes`: in halves a ring of the same size has as much under way.
+template <int kHeadDim, uint32_t kRowBytes>
+class ChunkFeed {
+ public:
+  __device__ ChunkFeed(const ChunkWalk<kRowBytes>& walk, Ring<kHeadDim>& ring)
+      : ahead_(walk), ring_(ring) {
+    ring_.Begin(kRowBytes * kExactChunkTokens);
+#pragma unroll 1
+    for (uint32_t slot = 0; slot < ring_.slots(); ++slot) LoadHalf();
+  }
+  // The oldest half that was not taken yet. A __syncwarp after its last use, LoadHalf.
+  __device__ __forceinline__ const std::byte* Wait() { return ring_.WaitPiece(); }
+  // Asks for one more, if there is one.
+  __device__ __forceinline__ void LoadHalf() {
+    if (!is_value_) rows_ = ahead_.Next();
+    if (rows_.count > 0) ring_.LoadPiece(is_value_ ? rows_.v : rows_.k, kRowBytes * rows_.count);
+    is_value_ = !is_value_;
+  }
+
+ private:
+  ChunkWalk<kRowBytes> ahead_;
+  Ring<kHeadDim>& ring_;
+  ChunkRows rows_ = {};
+  bool is_value_ = false;
+};
+
 // Brings a chunk to the device's cache. The whole warp takes part.
-template <size_t kRowBytes>
+template <uint32_t kRowBytes>
 __device__ __forceinline__ void PrefetchChunk(const ChunkRows& rows, int lane) {
   constexpr uint32_t kLineBytes = 128;
   for (uint32_t at = kLineBytes * lane; at < kRowBytes * rows.count; at += 32 * kLineBytes) {

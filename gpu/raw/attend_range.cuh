@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "gpu/attend_directory.h"
+#include "gpu/attend_ring.cuh"
 #include "gpu/attend_row.cuh"
 #include "gpu/attend_state.cuh"
 #include "gpu/attend_warp_memory.cuh"
@@ -20,26 +21,11 @@ namespace kvdepot::raw {
 // takes.
 inline constexpr int kChunksAhead = 6;
 
-// Units [unit_begin, unit_end) of the cell's exact list, added to `state`.
+// Adds all that `attention` saw to `state`.
 template <int kHeadDim, class Attention>
-__device__ __forceinline__ void AttendChunks(const RowView& view, uint32_t unit_begin,
-                                             uint32_t unit_end, const WarpMemory<kHeadDim>& memory,
-                                             const RowState<kHeadDim>& state, int lane,
-                                             Attention& attention) {
-  constexpr size_t kRowBytes = Attention::kRowBytes;
-  ChunkWalk<kRowBytes> walk(view, unit_begin, unit_end, lane);
-  ChunkWalk<kRowBytes> ahead = walk;
-  ChunkRows rows = walk.Next();
-  attention.Begin(rows);
-#pragma unroll 1
-  for (int i = 0; i < kChunksAhead; ++i) PrefetchChunk<kRowBytes>(ahead.Next(), lane);
-#pragma unroll 1
-  while (rows.count > 0) {
-    PrefetchChunk<kRowBytes>(ahead.Next(), lane);
-    const ChunkRows next = walk.Next();
-    attention.Add(rows, next);
-    rows = next;
-  }
+__device__ __forceinline__ void EndChunks(const RowView& view, const WarpMemory<kHeadDim>& memory,
+                                          const RowState<kHeadDim>& state, int lane,
+                                          Attention& attention) {
   uint8_t* place_of = nullptr;
   if (const uint8_t* const order = view.v_order()) {
     place_of = memory.place_of();
@@ -50,41 +36,72 @@ __device__ __forceinline__ void AttendChunks(const RowView& view, uint32_t unit_
   attention.End(state, place_of);
 }
 
-// Not inlined: most warps never come to exact tokens.
+// Units [unit_begin, unit_end) of the cell's exact list, added to `state`. Not inlined: most warps
+// never come to exact tokens. Takes and returns the ring's phases.
 template <int kHeadDim, int kRows, bool kIsBf16>
-__device__ __noinline__ void AttendTwoBytes(RowView view, uint32_t unit_begin, uint32_t unit_end,
-                                            RowLimits limits, float soft_cap,
-                                            WarpMemory<kHeadDim> memory, RowState<kHeadDim> state,
-                                            int lane) {
+__device__ __noinline__ uint32_t AttendTwoBytes(RowView view, uint32_t unit_begin,
+                                                uint32_t unit_end, RowLimits limits, float soft_cap,
+                                                WarpMemory<kHeadDim> memory, uint32_t ring_bytes,
+                                                uint32_t phases, RowState<kHeadDim> state,
+                                                int lane) {
+  using Attention = TensorAttention<kHeadDim, kRows, kIsBf16>;
+  ChunkWalk<Attention::kRowBytes> walk(view, unit_begin, unit_end, lane);
+  Ring<kHeadDim> ring(memory, ring_bytes, lane, phases);
+  ChunkFeed<kHeadDim, Attention::kRowBytes> feed(walk, ring);
   const int row = lane / 4;
   const bool is_row = row < kRows && view.first_row + row < view.rows();
   const std::byte* const q = is_row ? view.cell->q + 2 * kHeadDim * view.Index(row) : nullptr;
-  TensorAttention<kHeadDim, kRows, kIsBf16> attention(q, view.cell->scale, soft_cap, limits, lane);
-  AttendChunks<kHeadDim>(view, unit_begin, unit_end, memory, state, lane, attention);
+  Attention attention(q, view.cell->scale, soft_cap, limits, lane);
+#pragma unroll 1
+  for (ChunkRows rows = walk.Next(); rows.count > 0; rows = walk.Next()) {
+    float y[4];
+    attention.Logits(feed.Wait(), rows.count, rows.position, y);
+    __syncwarp();
+    feed.LoadHalf();
+    attention.AddValues(feed.Wait(), rows.count, y);
+    __syncwarp();
+    feed.LoadHalf();
+  }
+  EndChunks<kHeadDim>(view, memory, state, lane, attention);
+  return ring.phases();
 }
+// By loads: no dtype to be fast in.
 template <int kHeadDim, int kRows>
 __device__ __noinline__ void AttendFourBytes(RowView view, uint32_t unit_begin, uint32_t unit_end,
                                              RowLimits limits, float soft_cap,
                                              WarpMemory<kHeadDim> memory, RowState<kHeadDim> state,
                                              int lane) {
-  ScalarAttention<kHeadDim, kRows> attention(limits, soft_cap, memory.q, memory.weights(), lane);
-  AttendChunks<kHeadDim>(view, unit_begin, unit_end, memory, state, lane, attention);
+  using Attention = ScalarAttention<kHeadDim, kRows>;
+  ChunkWalk<Attention::kRowBytes> walk(view, unit_begin, unit_end, lane);
+  ChunkWalk<Attention::kRowBytes> ahead = walk;
+  Attention attention(limits, soft_cap, memory.q, memory.weights(), lane);
+#pragma unroll 1
+  for (int i = 0; i < kChunksAhead; ++i) PrefetchChunk<Attention::kRowBytes>(ahead.Next(), lane);
+#pragma unroll 1
+  for (ChunkRows rows = walk.Next(); rows.count > 0; rows = walk.Next()) {
+    PrefetchChunk<Attention::kRowBytes>(ahead.Next(), lane);
+    attention.Add(rows);
+  }
+  EndChunks<kHeadDim>(view, memory, state, lane, attention);
 }
 
 template <int kHeadDim, int kRows>
 __device__ __forceinline__ void AttendRange(const RowView& view, DType dtype, uint32_t unit_begin,
                                             uint32_t unit_end, const RowLimits& limits,
                                             float soft_cap, const WarpMemory<kHeadDim>& memory,
-                                            const RowState<kHeadDim>& state, int lane) {
+                                            Ring<kHeadDim>& ring, const RowState<kHeadDim>& state,
+                                            int lane) {
   if (dtype == DType::kFp32) {
     AttendFourBytes<kHeadDim, kRows>(view, unit_begin, unit_end, limits, soft_cap, memory, state,
                                      lane);
   } else if (dtype == DType::kBf16) {
-    AttendTwoBytes<kHeadDim, kRows, true>(view, unit_begin, unit_end, limits, soft_cap, memory,
-                                          state, lane);
+    ring.SetPhases(AttendTwoBytes<kHeadDim, kRows, true>(view, unit_begin, unit_end, limits,
+                                                         soft_cap, memory, ring.bytes(),
+                                                         ring.phases(), state, lane));
   } else {
-    AttendTwoBytes<kHeadDim, kRows, false>(view, unit_begin, unit_end, limits, soft_cap, memory,
-                                           state, lane);
+    ring.SetPhases(AttendTwoBytes<kHeadDim, kRows, false>(view, unit_begin, unit_end, limits,
+                                                          soft_cap, memory, ring.bytes(),
+                                                          ring.phases(), state, lane));
   }
 }
 

@@ -19,7 +19,7 @@ namespace kvdepot::raw {
 template <int kHeadDim, int kRows>
 class ScalarAttention {
  public:
-  static constexpr size_t kRowBytes = 4 * kHeadDim;
+  static constexpr uint32_t kRowBytes = 4 * kHeadDim;
   static constexpr int kChannels = kHeadDim / 32;  // of a lane
 
   // `q`: [rows][kRowStride], times the scale. `weights`: [kExactChunkTokens][rows], scratch.
@@ -35,10 +35,8 @@ class ScalarAttention {
     }
   }
 
-  __device__ __forceinline__ void Begin(const ChunkRows&) {}
-
   // All loads are under way before the first value is used.
-  __device__ __forceinline__ void Add(const ChunkRows& rows, const ChunkRows&) {
+  __device__ __forceinline__ void Add(const ChunkRows& rows) {
     const int count = rows.count;
     const uint32_t position = rows.position;
     const int token = lane_ % 16;

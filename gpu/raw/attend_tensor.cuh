@@ -18,7 +18,6 @@
 #include "gpu/attend_row.cuh"
 #include "gpu/attend_state.cuh"
 #include "gpu/cuda_ptx.cuh"
-#include "gpu/raw/attend_chunks.cuh"
 
 namespace kvdepot::raw {
 
@@ -37,7 +36,7 @@ __device__ __forceinline__ uint32_t PackTwo(float first, float second) {
 template <int kHeadDim, int kRows, bool kIsBf16>
 class TensorAttention {
  public:
-  static constexpr size_t kRowBytes = 2 * kHeadDim;
+  static constexpr uint32_t kRowBytes = 2 * kHeadDim;
 
   // `q`: query row lane / 4 of the tile, kHeadDim values; null for padding and past kRows.
   __device__ __forceinline__ TensorAttention(const std::byte* q, float scale, float soft_cap,
@@ -61,24 +60,28 @@ class TensorAttention {
     }
   }
 
-  // Asks for the first chunk of a range.
-  __device__ __forceinline__ void Begin(const ChunkRows& rows) {
-    LoadKeys(rows);
-    LoadValues(rows);
-  }
-
-  // Adds the chunk that was asked for and asks for the next, if there is one (count 0).
-  __device__ __forceinline__ void Add(const ChunkRows& rows, const ChunkRows& next) {
-    const int count = rows.count;
-    const uint32_t position = rows.position;
-    float y[4];
-    Logits(y);
-    if (next.count > 0) LoadKeys(next);
+  // Logits to base 2 of the lane's tokens of a chunk of `count`, the first of position `position`.
+  // `k`: its rows in shared memory.
+  __device__ __forceinline__ void Logits(const std::byte* k, int count, uint32_t position,
+                                         float (&y)[4]) const {
+    Scores(k, count, y);
     const bool all_see = position >= begin_all_ && position + count <= end_all_;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const uint32_t at = position + TokenOf(i);
       if (TokenOf(i) >= count || (!all_see && (at < begin_ || at >= end_))) y[i] = -INFINITY;
+    }
+  }
+
+  // Adds the chunk's values, whose rows lie at `v` in shared memory.
+  __device__ __forceinline__ void AddValues(const std::byte* v, int count, const float (&y)[4]) {
+    uint4 values[4][kHeadDim / 64];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const std::byte* const row = v + kRowBytes * min(TokenOf(i), count - 1) + 16 * (lane_ / 4);
+#pragma unroll
+      for (int h = 0; h < kHeadDim / 64; ++h)
+        values[i][h] = *reinterpret_cast<const uint4*>(row + 128 * h);
     }
     Raise(y);
     uint32_t high[2];
@@ -98,14 +101,13 @@ class TensorAttention {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const uint32_t pick = e == 0 ? 0x5410 : 0x7632;
-          const uint32_t b0 = __byte_perm(Word(values_[0][h], i), Word(values_[1][h], i), pick);
-          const uint32_t b1 = __byte_perm(Word(values_[2][h], i), Word(values_[3][h], i), pick);
+          const uint32_t b0 = __byte_perm(Word(values[0][h], i), Word(values[1][h], i), pick);
+          const uint32_t b1 = __byte_perm(Word(values[2][h], i), Word(values[3][h], i), pick);
           ptx::MmaFloat<kIsBf16>(output_[8 * h + 2 * i + e], high[0], low[0], high[1], low[1], b0,
                                  b1);
         }
       }
     }
-    if (next.count > 0) LoadValues(next);
   }
 
   // Adds all that was seen to `state`. Channel c of the values is place place_of[c], or c.
@@ -164,34 +166,22 @@ class TensorAttention {
     return value + __shfl_xor_sync(kAllLanes, value, 2);
   }
 
-  __device__ __forceinline__ void LoadKeys(const ChunkRows& rows) {
+  __device__ __forceinline__ void Scores(const std::byte* k, int count, float (&y)[4]) const {
+    uint4 keys[2][kHeadDim / 32];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const std::byte* const row =
-          rows.k + kRowBytes * min(lane_ / 4 + 8 * half, rows.count - 1) + 16 * (lane_ % 4);
+          k + kRowBytes * min(lane_ / 4 + 8 * half, count - 1) + 16 * (lane_ % 4);
 #pragma unroll
       for (int j = 0; j < kHeadDim / 32; ++j)
-        keys_[half][j] = *reinterpret_cast<const uint4*>(row + 64 * j);
+        keys[half][j] = *reinterpret_cast<const uint4*>(row + 64 * j);
     }
-  }
-  __device__ __forceinline__ void LoadValues(const ChunkRows& rows) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const std::byte* const row =
-          rows.v + kRowBytes * min(TokenOf(i), rows.count - 1) + 16 * (lane_ / 4);
-#pragma unroll
-      for (int h = 0; h < kHeadDim / 64; ++h)
-        values_[i][h] = *reinterpret_cast<const uint4*>(row + 128 * h);
-    }
-  }
-
-  __device__ __forceinline__ void Logits(float (&y)[4]) const {
     float scores[2][4] = {};
 #pragma unroll
     for (int j = 0; j < kHeadDim / 32; ++j) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const uint4& key = keys_[half][j];
+        const uint4& key = keys[half][j];
         ptx::MmaFloat<kIsBf16>(scores[half], q_[j].x, 0, q_[j].y, 0, key.x, key.y);
         ptx::MmaFloat<kIsBf16>(scores[half], q_[j].z, 0, q_[j].w, 0, key.z, key.w);
       }
@@ -228,9 +218,6 @@ class TensorAttention {
   const uint32_t begin_;
   const uint32_t end_;
   uint4 q_[kHeadDim / 32];
-  // Of the chunk that is on its way.
-  uint4 keys_[2][kHeadDim / 32];
-  uint4 values_[4][kHeadDim / 64];
   float reference_ = kNoReference;
   float sum_ = 0;  // of the lane's tokens
   // Columns 2 t and 2 t + 1 of row g and of row g + 8; tile 8 h + i, column c: channel 64 h + 8 c +
