@@ -73,7 +73,7 @@ template <int kHeadDim, int kTiles>
 __global__ void __launch_bounds__(32 * kWarpsMax, 1)
     AttendKernel(const __grid_constant__ AttendParameters p) {
   constexpr int kRows = 4 * kTiles;
-  extern __shared__ __align__(128) std::byte shared[];
+  extern __shared__ __align__(16) std::byte shared[];
   __shared__ PlanMemory plan;
   __shared__ MergeMemory merge;
   const uint32_t warp = threadIdx.x / 32;
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   std::byte* const warps = shared + PlanRows::Bytes(p.row_count);
   const WarpMemory<kHeadDim> mine = memory.Of(warps, warp);
 
-  const PlanRows rows(shared, p.row_count);
+  const PlanRows rows(shared);
   if (lane == 0) {
     for (int i = 0; i < kWarpBarriers; ++i) ptx::BarrierInit(&mine.barriers[i]);
     ptx::FenceBarrierInit();

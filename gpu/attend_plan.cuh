@@ -18,19 +18,15 @@ inline constexpr float kWideRowShares = 8.0f;
 // Runs of a list in a line of the device's cache.
 inline constexpr uint32_t kRunsOfLine = 128 / sizeof(PlanesRun);
 
-// Every row of the launch, in shared memory.
+// Every row of the launch, in shared memory, of which a launch's last warp is short: the rest of what
+// the plan wants of a row is read again.
 struct PlanRows {
-  uint32_t* begin;         // [row_count + 1], costs of all rows before
-  uint32_t* planes_units;  // [row_count]
-  uint32_t* planes_cost;   // [row_count], of one unit
+  uint32_t* begin;  // [row_count + 1], costs of all rows before
 
   static __host__ __device__ constexpr uint32_t Bytes(uint32_t row_count) {
-    return (4 * (3 * row_count + 1) + 127) / 128 * 128;
+    return (4 * (row_count + 1) + 15) / 16 * 16;
   }
-  __device__ PlanRows(std::byte* memory, uint32_t row_count)
-      : begin(reinterpret_cast<uint32_t*>(memory)),
-        planes_units(begin + row_count + 1),
-        planes_cost(planes_units + row_count) {}
+  __device__ explicit PlanRows(std::byte* memory) : begin(reinterpret_cast<uint32_t*>(memory)) {}
 };
 
 struct PlanMemory {
@@ -52,6 +48,13 @@ struct PlanCuts {
 template <int kHeadDim>
 __device__ uint32_t ExactTokenBytes(const AttendParameters& p) {
   return 2 * kHeadDim * (p.dtype == DType::kFp32 ? 4 : 2);
+}
+
+template <int kHeadDim>
+__device__ __forceinline__ RowCosts CostsOfRow(const AttendParameters& p, uint32_t row) {
+  const uint32_t head = p.Head(row);
+  return CostsOf(p.cells[p.kv_heads.Of(head)], p.block_cost_bytes[head],
+                 ExactTokenBytes<kHeadDim>(p));
 }
 
 // Fills `rows` and plan.largest_unit. All threads; ends with a barrier.
@@ -76,10 +79,8 @@ __device__ void FillPlanRows(const AttendParameters& p, const PlanRows& rows, Pl
     if (kRunsOfLine * blockIdx.x < cell.planes_runs)
       ptx::PrefetchL2(cell.planes + kRunsOfLine * blockIdx.x);
     if (cell.heads != nullptr) ptx::Touch(&cell.heads[p.kv_heads.Rest(head)].record_bytes);
-    const RowCosts costs = CostsOf(cell, p.block_cost_bytes[head], ExactTokenBytes<kHeadDim>(p));
+    const RowCosts costs = CostsOfRow<kHeadDim>(p, row);
     rows.begin[row] = sum;
-    rows.planes_units[row] = costs.planes_units;
-    rows.planes_cost[row] = costs.planes_cost;
     sum += costs.total();
     largest = max(largest, costs.largest_unit());
   }
@@ -146,7 +147,8 @@ __device__ __forceinline__ PlanCut CutOf(const AttendParameters& p, const PlanRo
       __fdividef(static_cast<float>(rows.begin[p.row_count]), static_cast<float>(grid.warps()));
   const float at = static_cast<float>(warp);
   const uint32_t row = RowAt(rows.begin, p.row_count, static_cast<uint32_t>(__fmul_rn(share, at)));
-  const uint32_t row_cost = rows.begin[row + 1] - rows.begin[row];
+  const RowCosts costs = CostsOfRow<kHeadDim>(p, row);
+  const uint32_t row_cost = costs.total();
   const float begin = WarpAt(rows, p.row_count, row, share);
   const float end = WarpAt(rows, p.row_count, row + 1, share);
   const float part = __fdividef(__fsub_rn(at, begin), __fsub_rn(end, begin));
@@ -154,11 +156,6 @@ __device__ __forceinline__ PlanCut CutOf(const AttendParameters& p, const PlanRo
   const uint32_t skipped = begin == rintf(begin) ? kRowCost : 0;
   const float offset =
       __fmul_rn(static_cast<float>(row_cost - skipped), fminf(fmaxf(part, 0.0f), 1.0f));
-  RowCosts costs;
-  costs.planes_units = rows.planes_units[row];
-  costs.planes_cost = rows.planes_cost[row];
-  costs.exact_cost = ExactCost(ExactTokenBytes<kHeadDim>(p));
-  costs.SetTotal(row_cost);
   const uint32_t unit = costs.NearestUnit(min(skipped + static_cast<uint32_t>(offset), row_cost));
   return unit < costs.units() ? PlanCut{row, unit} : PlanCut{row + 1, 0};
 }

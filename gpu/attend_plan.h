@@ -44,11 +44,6 @@ struct RowCosts {
     return kRowCost + planes_units * planes_cost +
            (exact_units > 0 ? kExactCost + exact_units * exact_cost : 0);
   }
-  // Finds exact_units from all else and the total.
-  KVDEPOT_HOST_DEVICE void SetTotal(uint32_t total) {
-    const uint32_t exact = total - kRowCost - planes_units * planes_cost;
-    exact_units = exact > 0 ? (exact - kExactCost) / exact_cost : 0;
-  }
   KVDEPOT_HOST_DEVICE uint32_t largest_unit() const {
     const uint32_t planes = planes_units > 0 ? planes_cost : 0;
     const uint32_t exact = exact_units > 0 ? exact_cost : 0;
