@@ -83,13 +83,12 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   const WarpMemory<kHeadDim> mine = memory.Of(warps, warp);
 
   const PlanRows rows(shared);
-  if (lane == 0) {
+  const uint32_t largest_unit = FillPlanRows<kHeadDim>(p, rows, plan, [&] {
+    if (lane != 0) return;
     for (int i = 0; i < kWarpBarriers; ++i) ptx::BarrierInit(&mine.barriers[i]);
     ptx::FenceBarrierInit();
-  }
-  FillPlanRows<kHeadDim>(p, rows, plan);
-  const PlanGrid grid =
-      GridFor(rows.begin[p.row_count], plan.largest_unit, gridDim.x, blockDim.x / 32);
+  });
+  const PlanGrid grid = GridFor(rows.begin[p.row_count], largest_unit, gridDim.x, blockDim.x / 32);
   if (blockIdx.x >= grid.ctas) return;
   const PlanCuts cuts = CutsOf<kHeadDim>(p, rows, grid);
   const PlanCut begin = cuts.Of(warp);

@@ -49,6 +49,7 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
       std::min<uint32_t>(kWarpsMax, available / Layout(kRingSlotsMin * piece_bytes).bytes());
   p.ring_bytes =
       std::min((available / warps - Layout(0).bytes()) / 16 * 16, kRingSlotsMax * piece_bytes);
+  p.rows_per_thread = (p.row_count + 32 * warps - 1) / (32 * warps);
   const uint32_t warp_bytes = Layout(p.ring_bytes).bytes();
   const uint32_t shared_bytes = row_bytes + warps * warp_bytes;
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -17,6 +17,7 @@ struct AttendParameters {
   const uint32_t* block_cost_bytes;
   uint32_t first_row;
   uint32_t row_count;
+  uint32_t rows_per_thread;  // of a block that counts the costs of all
   Divider tiles;
   Divider kv_heads;
   Divider ratio;  // query heads per KV head

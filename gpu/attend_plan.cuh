@@ -18,8 +18,8 @@ inline constexpr float kWideRowShares = 8.0f;
 // Runs of a list in a line of the device's cache.
 inline constexpr uint32_t kRunsOfLine = 128 / sizeof(PlanesRun);
 
-// Every row of the launch, in shared memory, of which a launch's last warp is short: the rest of what
-// the plan wants of a row is read again.
+// Every row of the launch, in shared memory, of which a launch's last warp is short: the rest of
+// what the plan wants of a row is read again.
 struct PlanRows {
   uint32_t* begin;  // [row_count + 1], costs of all rows before
 
@@ -32,7 +32,6 @@ struct PlanRows {
 struct PlanMemory {
   uint32_t warp_sums[kWarpsMax];
   uint32_t warp_largest[kWarpsMax];
-  uint32_t largest_unit;
 };
 
 // Where the ranges of a block's warps begin, one a lane.
@@ -57,14 +56,18 @@ __device__ __forceinline__ RowCosts CostsOfRow(const AttendParameters& p, uint32
                  ExactTokenBytes<kHeadDim>(p));
 }
 
-// Fills `rows` and plan.largest_unit. All threads; ends with a barrier.
-template <int kHeadDim>
-__device__ void FillPlanRows(const AttendParameters& p, const PlanRows& rows, PlanMemory& plan) {
+// Fills `rows` and returns the largest unit's cost. All threads; ends with a barrier. Calls
+// `while_loading` once the first cells are asked for, which all else waits for.
+template <int kHeadDim, class WhileLoading>
+__device__ __forceinline__ uint32_t FillPlanRows(const AttendParameters& p, const PlanRows& rows,
+                                                 PlanMemory& plan,
+                                                 const WhileLoading& while_loading) {
   const uint32_t warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const uint32_t each = (p.row_count + blockDim.x - 1) / blockDim.x;
-  const uint32_t begin = min(threadIdx.x * each, p.row_count);
-  const uint32_t end = min(begin + each, p.row_count);
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t begin = min(threadIdx.x * p.rows_per_thread, p.row_count);
+  const uint32_t end = min(begin + p.rows_per_thread, p.row_count);
+  if (begin < end) ptx::Touch(&p.cells[p.kv_heads.Of(p.Head(begin))].planes_units);
+  while_loading();
   uint32_t sum = 0;
   uint32_t largest = 0;
 #pragma unroll 1
@@ -86,7 +89,7 @@ __device__ void FillPlanRows(const AttendParameters& p, const PlanRows& rows, Pl
   }
   uint32_t before = sum;
 #pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
+  for (uint32_t distance = 1; distance < 32; distance *= 2) {
     const uint32_t other = __shfl_up_sync(kAllLanes, before, distance);
     if (lane >= distance) before += other;
   }
@@ -96,19 +99,14 @@ __device__ void FillPlanRows(const AttendParameters& p, const PlanRows& rows, Pl
     plan.warp_largest[warp] = largest;
   }
   __syncthreads();
-  before -= sum;
+  const bool is_warp = lane < blockDim.x / 32;
+  before += __reduce_add_sync(kAllLanes, lane < warp ? plan.warp_sums[lane] : 0);
+  largest = __reduce_max_sync(kAllLanes, is_warp ? plan.warp_largest[lane] : 0);
 #pragma unroll 1
-  for (uint32_t other = 0; other < warp; ++other) before += plan.warp_sums[other];
-#pragma unroll 1
-  for (uint32_t row = begin; row < end; ++row) rows.begin[row] += before;
-  if (threadIdx.x == blockDim.x - 1) {
-    rows.begin[p.row_count] = before + sum;
-#pragma unroll 1
-    for (uint32_t other = 0; other < warp; ++other)
-      largest = max(largest, plan.warp_largest[other]);
-    plan.largest_unit = largest;
-  }
+  for (uint32_t row = begin; row < end; ++row) rows.begin[row] += before - sum;
+  if (threadIdx.x == blockDim.x - 1) rows.begin[p.row_count] = before;
   __syncthreads();
+  return largest;
 }
 
 // Last row that begins at or before `offset`; rows without units are passed over.

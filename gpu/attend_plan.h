@@ -96,10 +96,13 @@ struct PlanGrid {
 KVDEPOT_HOST_DEVICE inline PlanGrid GridFor(uint32_t total_cost, uint32_t largest_unit,
                                             uint32_t ctas, uint32_t warps_per_cta) {
   PlanGrid grid;
-  // With a quarter to spare.
-  const uint32_t most = total_cost / (largest_unit + kRowCost + kExactCost) / 5 * 4;
-  grid.ctas = most < 1 ? 1 : most < ctas ? most : ctas;
+  grid.ctas = ctas;
   grid.warps_per_cta = warps_per_cta;
+  // With a quarter to spare. Most launches need no division.
+  const uint32_t needed = largest_unit + kRowCost + kExactCost;
+  if (total_cost >= needed * ((ctas + 3) / 4 * 5)) return grid;
+  const uint32_t most = total_cost / needed / 5 * 4;
+  grid.ctas = most < 1 ? 1 : most < ctas ? most : ctas;
   return grid;
 }
 
