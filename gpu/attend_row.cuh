@@ -78,12 +78,6 @@ struct RowLimits {
   }
 };
 
-// Four neighbouring values as they lie in device memory: 8 bytes, or 16 of fp32.
-__device__ __forceinline__ uint4 LoadFour(const std::byte* values, DType dtype, size_t index) {
-  if (dtype == DType::kFp32) return *reinterpret_cast<const uint4*>(values + 4 * index);
-  const uint2 bits = *reinterpret_cast<const uint2*>(values + 2 * index);
-  return {bits.x, bits.y, 0, 0};
-}
 __device__ __forceinline__ float2 UnpackTwo(uint32_t bits, bool is_bf16) {
   if (is_bf16) return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000u)};
   return __half22float2(*reinterpret_cast<const __half2*>(&bits));
@@ -106,33 +100,52 @@ inline constexpr int kRowStride = kHeadDim + 8;
 template <int kHeadDim, int kRows>
 class QueryLoad {
  public:
-  // Asks for them.
+  // Asks for them. Lanes of padding ask for the last row's, so that no load is under a condition.
   __device__ __forceinline__ void Begin(const RowView& view, DType dtype, int lane) {
-    const uint32_t rows = view.rows();
+    const std::byte* const q = view.cell->q;
+    padding_begin_ = static_cast<int>(view.rows() - view.first_row);
+    const auto load = [&](auto four, int bytes) {
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const int row = (32 * i + lane) / kFours;
-      const int channel = 4 * ((32 * i + lane) % kFours);
-      bits_[i] = {0, 0, 0, 0};
-      if (view.first_row + row < rows)
-        bits_[i] = LoadFour(view.cell->q, dtype, view.Index(row) * kHeadDim + channel);
+      for (int i = 0; i < kLoads; ++i) {
+        const size_t at = view.Index(min(RowOf(i, lane), padding_begin_ - 1)) * kHeadDim;
+        const auto bits =
+            *reinterpret_cast<const decltype(four)*>(q + bytes * (at + ChannelOf(i, lane)));
+        bits_[i].x = bits.x;
+        bits_[i].y = bits.y;
+        if constexpr (sizeof(bits) == sizeof(uint4)) {
+          bits_[i].z = bits.z;
+          bits_[i].w = bits.w;
+        }
+      }
+    };
+    if (dtype == DType::kFp32) {
+      load(uint4{}, 4);
+    } else {
+      load(uint2{}, 2);
     }
   }
   // Waits, and writes them times `scale` to q [kRows][kRowStride], padding as zeros.
   __device__ __forceinline__ void End(float scale, DType dtype, int lane, float* q) const {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      const int row = (32 * i + lane) / kFours;
-      const int channel = 4 * ((32 * i + lane) % kFours);
+      const int row = RowOf(i, lane);
       float4 value = UnpackFour(bits_[i], dtype);
       value = {value.x * scale, value.y * scale, value.z * scale, value.w * scale};
-      *reinterpret_cast<float4*>(q + row * kRowStride<kHeadDim> + channel) = value;
+      if (row >= padding_begin_) value = {0, 0, 0, 0};
+      *reinterpret_cast<float4*>(q + row * kRowStride<kHeadDim> + ChannelOf(i, lane)) = value;
     }
   }
 
  private:
   static constexpr int kFours = kHeadDim / 4;
   static constexpr int kLoads = kRows * kFours / 32;
+  // What load i of a lane brings.
+  static __device__ __forceinline__ int RowOf(int i, int lane) { return (32 * i + lane) / kFours; }
+  static __device__ __forceinline__ int ChannelOf(int i, int lane) {
+    return 4 * ((32 * i + lane) % kFours);
+  }
+
+  int padding_begin_;  // rows of the tile from here on are padding
   uint4 bits_[kLoads];
 };
 
