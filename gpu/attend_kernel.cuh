@@ -21,14 +21,13 @@
 
 namespace kvdepot {
 
-// A warp's share of one row: units [begin, end). Calls `while_loading` once the first copies are
-// under way.
-template <int kHeadDim, int kTiles, class WhileLoading>
+// A warp's share of one row: units [begin, end).
+template <int kHeadDim, int kTiles>
 __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const RowView& view,
                                             uint32_t begin, uint32_t end,
                                             const WarpMemory<kHeadDim>& memory,
                                             Ring<kHeadDim>& ring, const RowState<kHeadDim>& state,
-                                            int lane, const WhileLoading& while_loading) {
+                                            int lane) {
   constexpr int kRows = 4 * kTiles;
   const AttendCell& cell = *view.cell;
   // Before the records, which they would have to wait for.
@@ -36,7 +35,6 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
   queries.Begin(view, p.dtype, lane);
   view.TouchOrders(lane);
   const auto prepare = [&] {
-    while_loading();
     state.Clear(kRows, lane);
     queries.End(cell.scale, p.dtype, lane, memory.q);
     __syncwarp();
@@ -93,11 +91,6 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   const PlanCuts cuts = CutsOf<kHeadDim>(p, rows, grid);
   const PlanCut begin = cuts.Of(warp);
   const PlanCut end = cuts.Of(warp + 1);
-  bool fills_merge = warp == grid.warps_per_cta - 1;
-  const auto fill_merge = [&] {
-    if (fills_merge) FillMergeMemory<kHeadDim>(p, rows, grid, cuts, merge);
-    fills_merge = false;
-  };
 
   Ring<kHeadDim> ring(mine, p.ring_bytes, lane);
   const uint32_t row_end = end.row + (end.unit > 0 ? 1 : 0);
@@ -108,8 +101,7 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
     const uint32_t unit_begin = row == begin.row ? begin.unit : 0;
     const uint32_t unit_end = row == end.row ? end.unit : units;
     const RowState<kHeadDim> state{mine.state};
-    AttendUnits<kHeadDim, kTiles>(p, view, unit_begin, unit_end, mine, ring, state, lane,
-                                  fill_merge);
+    AttendUnits<kHeadDim, kTiles>(p, view, unit_begin, unit_end, mine, ring, state, lane);
     if (unit_begin == 0 && unit_end == units) {
       for (int at = 0; at < kRows; ++at)
         MergedRow<kHeadDim>::Of(state, at, lane).StoreResult(view, at, lane);
@@ -123,7 +115,9 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
       if (lane == 0) merge.entry_state[2 * warp + (spills ? 0 : 1)] = kept;
     }
   }
-  fill_merge();
+  // The first warp that is through says who merges what, while others still read.
+  if (Uniform(lane == 0 ? atomicAdd(&plan.warps_through, 1) : 0) == 0)
+    FillMergeMemory<kHeadDim>(p, rows, grid, cuts, merge);
   __syncthreads();
   MergeRows<kHeadDim, kRows>(p, merge);
 }

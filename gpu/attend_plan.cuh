@@ -32,6 +32,7 @@ struct PlanRows {
 struct PlanMemory {
   uint32_t warp_sums[kWarpsMax];
   uint32_t warp_largest[kWarpsMax];
+  uint32_t warps_through;  // with their ranges, of the block
 };
 
 // Where the ranges of a block's warps begin, one a lane.
@@ -67,6 +68,7 @@ __device__ __forceinline__ uint32_t FillPlanRows(const AttendParameters& p, cons
   const uint32_t begin = min(threadIdx.x * p.rows_per_thread, p.row_count);
   const uint32_t end = min(begin + p.rows_per_thread, p.row_count);
   if (begin < end) ptx::Touch(&p.cells[p.kv_heads.Of(p.Head(begin))].planes_units);
+  if (threadIdx.x == 0) plan.warps_through = 0;
   while_loading();
   uint32_t sum = 0;
   uint32_t largest = 0;
