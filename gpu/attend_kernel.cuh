@@ -30,23 +30,23 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
                                             int lane) {
   constexpr int kRows = 4 * kTiles;
   const AttendCell& cell = *view.cell;
-  // Before the records, which they would have to wait for.
-  QueryLoad<kHeadDim, kRows> queries;
-  queries.Begin(view, p.dtype, lane);
   view.TouchOrders(lane);
-  const auto prepare = [&] {
-    state.Clear(kRows, lane);
-    queries.End(cell.scale, p.dtype, lane, memory.q);
-    __syncwarp();
-    return RowLimits::Of(view, kRows, p.sliding_window);
-  };
   const uint32_t planes_units = cell.planes_units;
   if (begin < planes_units) {
+    // Before the records, which they would have to wait for.
+    QueryLoad<kHeadDim, kRows> queries;
+    queries.Begin(view, p.dtype, lane);
+    const auto prepare = [&] {
+      state.Clear(kRows, lane);
+      queries.End(cell.scale, p.dtype, lane, memory.q);
+      __syncwarp();
+      return RowLimits::Of(view, kRows, p.sliding_window);
+    };
     planes::AttendRange<kHeadDim, kTiles>(cell, view.kv_head, p.header_bytes, begin,
                                           min(end, planes_units), p.soft_cap, memory, ring, state,
                                           lane, prepare);
   } else {
-    prepare();
+    state.Clear(kRows, lane);
   }
   if (end > planes_units) {
     raw::AttendRange<kHeadDim, kRows>(

@@ -39,6 +39,37 @@ struct RowState {
   }
 };
 
+// Adds `other`, whose outputs lie by channel, to `state`: place p is channel order[p], or p. Few
+// instructions, as they are executed once: most of its time would go into fetching them.
+template <int kHeadDim>
+__device__ __forceinline__ void AddByChannel(const RowState<kHeadDim>& other, const uint8_t* order,
+                                             int rows, int lane, const RowState<kHeadDim>& state) {
+  constexpr int kPlaces = kHeadDim / 32;  // of a lane
+  int channels[kPlaces];
+#pragma unroll
+  for (int i = 0; i < kPlaces; ++i)
+    channels[i] = order != nullptr ? order[32 * i + lane] : 32 * i + lane;
+#pragma unroll 1
+  for (int row = 0; row < rows; ++row) {
+    const float2 before = state.numbers(row);
+    const float2 added = other.numbers(row);
+    const float reference = fmaxf(before.x, added.x);
+    const float old_factor = ptx::Exp2(before.x - reference);
+    const float new_factor = ptx::Exp2(added.x - reference);
+#pragma unroll
+    for (int i = 0; i < kPlaces; ++i) {
+      float& output = state.output(row, 32 * i + lane);
+      output = output * old_factor + other.output(row, channels[i]) * new_factor;
+    }
+    __syncwarp();
+    if (lane == 0) {
+      state.reference(row) = reference;
+      state.sum(row) = before.y * old_factor + added.y * new_factor;
+    }
+  }
+  __syncwarp();
+}
+
 }  // namespace kvdepot
 
 #endif  // KVDEPOT_GPU_ATTEND_STATE_CUH_

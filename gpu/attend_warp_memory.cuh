@@ -30,9 +30,9 @@ struct WarpMemory {
   float* state;        // see attend_state.cuh
   uint64_t* barriers;  // [kWarpBarriers]
 
-  // While no `planes` segment is read, the place of `sums` is scratch for exact tokens:
-  __device__ uint8_t* place_of() const { return reinterpret_cast<uint8_t*>(sums); }
-  __device__ float* weights() const { return reinterpret_cast<float*>(sums) + kHeadDim / 4; }
+  // While no `planes` segment is read, the place of `operand` and `sums` is scratch for exact
+  // tokens: weights, and in the end their state.
+  __device__ float* exact() const { return reinterpret_cast<float*>(operand); }
 };
 
 template <int kHeadDim, int kTiles>
@@ -70,7 +70,7 @@ class WarpMemoryLayout {
   static constexpr uint32_t kFixedBytes =
       2 * kTableBytes + 3 * kOperandBytes + 2 * kStateBytes + 8 * kWarpBarriers;
   static_assert(kFixedBytes % 16 == 0, "copies begin at 16 bytes");
-  static_assert(kHeadDim + 4 * kExactChunkTokens * kRows <= 2 * kOperandBytes,
+  static_assert(kStateBytes <= 3 * kOperandBytes && 4 * kExactChunkTokens * kRows <= kStateBytes,
                 "scratch for exact tokens fits");
 
   uint32_t ring_bytes_;

@@ -21,21 +21,6 @@ namespace kvdepot::raw {
 // takes.
 inline constexpr int kChunksAhead = 6;
 
-// Adds all that `attention` saw to `state`.
-template <int kHeadDim, class Attention>
-__device__ __forceinline__ void EndChunks(const RowView& view, const WarpMemory<kHeadDim>& memory,
-                                          const RowState<kHeadDim>& state, int lane,
-                                          Attention& attention) {
-  uint8_t* place_of = nullptr;
-  if (const uint8_t* const order = view.v_order()) {
-    place_of = memory.place_of();
-    for (int place = lane; place < kHeadDim; place += 32)
-      place_of[order[place]] = static_cast<uint8_t>(place);
-  }
-  __syncwarp();
-  attention.End(state, place_of);
-}
-
 // Units [unit_begin, unit_end) of the cell's exact list, added to `state`. Not inlined: most warps
 // never come to exact tokens. Takes and returns the ring's phases.
 template <int kHeadDim, int kRows, bool kIsBf16>
@@ -62,7 +47,9 @@ __device__ __noinline__ uint32_t AttendTwoBytes(RowView view, uint32_t unit_begi
     __syncwarp();
     feed.LoadHalf();
   }
-  EndChunks<kHeadDim>(view, memory, state, lane, attention);
+  const RowState<kHeadDim> exact{memory.exact()};
+  attention.Store(exact);
+  AddByChannel(exact, view.v_order(), kRows, lane, state);
   return ring.phases();
 }
 // By loads: no dtype to be fast in.
@@ -74,7 +61,11 @@ __device__ __noinline__ void AttendFourBytes(RowView view, uint32_t unit_begin, 
   using Attention = ScalarAttention<kHeadDim, kRows>;
   ChunkWalk<Attention::kRowBytes> walk(view, unit_begin, unit_end, lane);
   ChunkWalk<Attention::kRowBytes> ahead = walk;
-  Attention attention(limits, soft_cap, memory.q, memory.weights(), lane);
+  QueryLoad<kHeadDim, kRows> queries;
+  queries.Begin(view, DType::kFp32, lane);
+  queries.End(view.cell->scale, DType::kFp32, lane, memory.q);
+  __syncwarp();
+  Attention attention(limits, soft_cap, memory.q, memory.exact(), lane);
 #pragma unroll 1
   for (int i = 0; i < kChunksAhead; ++i) PrefetchChunk<Attention::kRowBytes>(ahead.Next(), lane);
 #pragma unroll 1
@@ -82,7 +73,9 @@ __device__ __noinline__ void AttendFourBytes(RowView view, uint32_t unit_begin, 
     PrefetchChunk<Attention::kRowBytes>(ahead.Next(), lane);
     attention.Add(rows);
   }
-  EndChunks<kHeadDim>(view, memory, state, lane, attention);
+  const RowState<kHeadDim> exact{memory.exact()};
+  attention.Store(exact);
+  AddByChannel(exact, view.v_order(), kRows, lane, state);
 }
 
 template <int kHeadDim, int kRows>

@@ -71,35 +71,22 @@ class ScalarAttention {
     __syncwarp();
   }
 
-  // Adds all that was seen to `state`. Channel c of the values is place place_of[c], or c.
-  __device__ void End(const RowState<kHeadDim>& state, const uint8_t* place_of) {
+  // Writes the state of all that was seen, outputs by channel.
+  __device__ void Store(const RowState<kHeadDim>& state) const {
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
-      float sum = sum_[row];
-      for (int mask = 1; mask < 32; mask *= 2) sum += __shfl_xor_sync(kAllLanes, sum, mask);
-      const float before = state.reference(row);
-      const float reference = fmaxf(before, reference_[row]);
-      const float old_factor = ptx::Exp2(before - reference);
-      const float new_factor = ptx::Exp2(reference_[row] - reference);
+      const float sum = SumOfWarp(sum_[row]);
 #pragma unroll
-      for (int c = 0; c < kChannels; ++c) {
-        const int channel = ChannelOf(c);
-        float& output = state.output(row, place_of != nullptr ? place_of[channel] : channel);
-        output = output * old_factor + output_[row][c] * new_factor;
-      }
-      __syncwarp();
+      for (int c = 0; c < kChannels; ++c) state.output(row, 32 * c + lane_) = output_[row][c];
       if (lane_ == 0) {
-        state.sum(row) = state.sum(row) * old_factor + sum * new_factor;
-        state.reference(row) = reference;
+        state.reference(row) = reference_[row];
+        state.sum(row) = sum;
       }
-      __syncwarp();
     }
+    __syncwarp();
   }
 
  private:
-  // Channel of the lane's value c.
-  __device__ int ChannelOf(int c) const { return 32 * c + lane_; }
-
   // Half a row of K.
   struct KeyHalf {
     static constexpr int kFours = kHeadDim / 8;

@@ -110,45 +110,27 @@ class TensorAttention {
     }
   }
 
-  // Adds all that was seen to `state`. Channel c of the values is place place_of[c], or c.
-  __device__ __forceinline__ void End(const RowState<kHeadDim>& state,
-                                      const uint8_t* place_of) const {
+  // Writes the state of all that was seen, outputs by channel.
+  __device__ __forceinline__ void Store(const RowState<kHeadDim>& state) const {
     const int row = lane_ / 4;
     const float sum = SumOverT(sum_);
     if (row < kRows) {
-      const float before = state.reference(row);
-      const float reference = fmaxf(before, reference_);
-      const float old_factor = ptx::Exp2(before - reference);
-      const float new_factor = ptx::Exp2(reference_ - reference);
-      // All of a lane's places are read before the first is written.
-      int place[kHeadDim / 8][2];
-      float old[kHeadDim / 8][2];
 #pragma unroll
-      for (int tile = 0; tile < kHeadDim / 8; ++tile) {
+      for (int tile = 0; tile < kHeadDim / 8; tile += 4) {
 #pragma unroll
         for (int column = 0; column < 2; ++column) {
+          const auto value = [&](int i) {
+            return output_[tile + i][column] + output_[tile + i][2 + column];
+          };
           const int channel = tile / 8 * 64 + 8 * (2 * (lane_ % 4) + column) + tile % 8;
-          place[tile][column] = place_of != nullptr ? place_of[channel] : channel;
-          old[tile][column] = state.output(row, place[tile][column]);
+          *reinterpret_cast<float4*>(&state.output(row, channel)) = {value(0), value(1), value(2),
+                                                                     value(3)};
         }
       }
-#pragma unroll
-      for (int tile = 0; tile < kHeadDim / 8; ++tile) {
-#pragma unroll
-        for (int column = 0; column < 2; ++column) {
-          state.output(row, place[tile][column]) =
-              old[tile][column] * old_factor +
-              (output_[tile][column] + output_[tile][2 + column]) * new_factor;
-        }
+      if (lane_ % 4 == 0) {
+        state.reference(row) = reference_;
+        state.sum(row) = sum;
       }
-    }
-    __syncwarp();
-    if (row < kRows && lane_ % 4 == 0) {
-      const float before = state.reference(row);
-      const float reference = fmaxf(before, reference_);
-      state.sum(row) =
-          state.sum(row) * ptx::Exp2(before - reference) + sum * ptx::Exp2(reference_ - reference);
-      state.reference(row) = reference;
     }
     __syncwarp();
   }
