@@ -291,17 +291,22 @@ __device__ __forceinline__ void MergeRows(const AttendParameters& p, const Merge
     }
   }
   // Everything that others wait for was sent: now others may be waited for.
-  constexpr uint32_t kSlices = kRows * Parts<kHeadDim>::kSlices;
+  constexpr uint32_t kSlices = Parts<kHeadDim>::kSlices;
+  const uint32_t warps = blockDim.x / 32;
 #pragma unroll 1
-  for (uint32_t i = warp; i < 2 * kSlices; i += blockDim.x / 32) {
-    const SharedRow shared = merge.shared[i / kSlices];
+  for (uint32_t which = 0; which < 2; ++which) {
+    const SharedRow shared = merge.shared[which];
     if (shared.row == kNoRow) continue;
-    // A row's slices are spread over its blocks.
-    const uint32_t of_row = i % kSlices;
+    // A row's slices go to its blocks in turn, and in a block to warps; another warp's turn is
+    // first in the second row.
     const uint32_t count = shared.last_block - shared.first_block + 1;
-    if (shared.first_block + of_row * count / kSlices != blockIdx.x) continue;
-    MergeSlice(parts, p.View(shared.row, kRows), shared, kRows, of_row / Parts<kHeadDim>::kSlices,
-               of_row % Parts<kHeadDim>::kSlices, lane);
+    const uint32_t turn = which == 0 ? warp : warps - 1 - warp;
+#pragma unroll 1
+    for (uint32_t slice = blockIdx.x - shared.first_block + turn * count; slice < kRows * kSlices;
+         slice += warps * count) {
+      MergeSlice(parts, p.View(shared.row, kRows), shared, kRows, slice / kSlices, slice % kSlices,
+                 lane);
+    }
   }
 }
 
