@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   extern __shared__ __align__(16) std::byte shared[];
   __shared__ PlanMemory plan;
   __shared__ MergeMemory merge;
-  const uint32_t warp = threadIdx.x / 32;
+  const uint32_t warp = Uniform(threadIdx.x / 32);
   const int lane = threadIdx.x % 32;
   const WarpMemoryLayout<kHeadDim, kTiles> memory(p.ring_bytes);
   std::byte* const warps = shared + PlanRows::Bytes(p.row_count);
