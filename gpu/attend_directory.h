@@ -59,8 +59,6 @@ struct alignas(128) AttendCell {
   const ExactRun* exact;
   const DeviceHead* heads;  // [kv_heads]; null without `planes` runs
   const std::byte* q;       // [query token][query_head][channel] in the session's dtype
-  float* output;            // [query token][query_head][channel]
-  float* log_sum_exp;       // [query token][query_head]
   uint32_t planes_runs;
   uint32_t exact_runs;
   uint32_t planes_units;  // steps of all planes runs
@@ -70,6 +68,9 @@ struct alignas(128) AttendCell {
   // On q.k; to base 2 unless there is a soft-cap.
   float scale;
   uint32_t zero;
+  // Wanted last, and not in the 64 bytes that a launch waits for first.
+  float* output;       // [query token][query_head][channel]
+  float* log_sum_exp;  // [query token][query_head]
 };
 
 }  // namespace kvdepot

@@ -30,16 +30,16 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
                                             int lane) {
   constexpr int kRows = 4 * kTiles;
   const AttendCell& cell = *view.cell;
-  view.TouchOrders(lane);
   const uint32_t planes_units = cell.planes_units;
   if (begin < planes_units) {
     // Before the records, which they would have to wait for.
     QueryLoad<kHeadDim, kRows> queries;
     queries.Begin(view, p.dtype, lane);
+    queries.BeginOrder(cell.heads[view.kv_head].k_order, lane);
     const auto prepare = [&] {
       state.Clear(kRows, lane);
       queries.End(cell.scale, p.dtype, lane, memory.q);
-      __syncwarp();
+      queries.SortByPlace(lane, memory.q);
       return RowLimits::Of(view, kRows, p.sliding_window);
     };
     planes::AttendRange<kHeadDim, kTiles>(cell, view.kv_head, p.header_bytes, begin,
@@ -81,11 +81,11 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   const WarpMemory<kHeadDim> mine = memory.Of(warps, warp);
 
   const PlanRows rows(shared);
-  const uint32_t largest_unit = FillPlanRows<kHeadDim>(p, rows, plan, [&] {
-    if (lane != 0) return;
+  if (lane == 0) {
     for (int i = 0; i < kWarpBarriers; ++i) ptx::BarrierInit(&mine.barriers[i]);
     ptx::FenceBarrierInit();
-  });
+  }
+  const uint32_t largest_unit = FillPlanRows<kHeadDim>(p, rows, plan);
   const PlanGrid grid = GridFor(rows.begin[p.row_count], largest_unit, gridDim.x, blockDim.x / 32);
   if (blockIdx.x >= grid.ctas) return;
   const PlanCuts cuts = CutsOf<kHeadDim>(p, rows, grid);

@@ -57,33 +57,24 @@ __device__ __forceinline__ RowCosts CostsOfRow(const AttendParameters& p, uint32
                  ExactTokenBytes<kHeadDim>(p));
 }
 
-// Fills `rows` and returns the largest unit's cost. All threads; ends with a barrier. Calls
-// `while_loading` once the first cells are asked for, which all else waits for.
-template <int kHeadDim, class WhileLoading>
+// Fills `rows` and returns the largest unit's cost. All threads; ends with a barrier.
+template <int kHeadDim>
 __device__ __forceinline__ uint32_t FillPlanRows(const AttendParameters& p, const PlanRows& rows,
-                                                 PlanMemory& plan,
-                                                 const WhileLoading& while_loading) {
+                                                 PlanMemory& plan) {
   const uint32_t warp = threadIdx.x / 32;
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t begin = min(threadIdx.x * p.rows_per_thread, p.row_count);
   const uint32_t end = min(begin + p.rows_per_thread, p.row_count);
-  if (begin < end) ptx::Touch(&p.cells[p.kv_heads.Of(p.Head(begin))].planes_units);
   if (threadIdx.x == 0) plan.warps_through = 0;
-  while_loading();
   uint32_t sum = 0;
   uint32_t largest = 0;
 #pragma unroll 1
   for (uint32_t row = begin; row < end; ++row) {
     const uint32_t head = p.Head(row);
     const AttendCell& cell = p.cells[p.kv_heads.Of(head)];
-    // What is read next.
-    ptx::Touch(&cell);
-    ptx::Touch(&cell.output);
-    ptx::Touch(cell.exact);
     // A part of the list of runs each, for all of them.
     if (kRunsOfLine * blockIdx.x < cell.planes_runs)
       ptx::PrefetchL2(cell.planes + kRunsOfLine * blockIdx.x);
-    if (cell.heads != nullptr) ptx::Touch(&cell.heads[p.kv_heads.Rest(head)].record_bytes);
     const RowCosts costs = CostsOfRow<kHeadDim>(p, row);
     rows.begin[row] = sum;
     sum += costs.total();

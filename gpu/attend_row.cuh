@@ -30,11 +30,6 @@ struct RowView {
   __device__ const uint8_t* v_order() const {
     return cell->heads != nullptr ? cell->heads[kv_head].v_order : nullptr;
   }
-  // Asks for the orders of K and V early: one load of the warp.
-  __device__ void TouchOrders(int lane) const {
-    if (cell->heads != nullptr)
-      ptx::Touch(cell->heads[kv_head].k_order + 2 * kHeadDimMax / 32 * lane);
-  }
   // Of row `row` of the tile's query and output among [query token][query_head].
   __device__ size_t Index(int row) const {
     const uint32_t at = first_row + row;
@@ -124,6 +119,12 @@ class QueryLoad {
       load(uint2{}, 2);
     }
   }
+  // Asks for the channels of places, for SortByPlace.
+  __device__ __forceinline__ void BeginOrder(const uint8_t* order, int lane) {
+#pragma unroll
+    for (int i = 0; i < kOrders; ++i)
+      channels_[i] = *reinterpret_cast<const uchar4*>(order + ChannelOf(i, lane));
+  }
   // Waits, and writes them times `scale` to q [kRows][kRowStride], padding as zeros.
   __device__ __forceinline__ void End(float scale, DType dtype, int lane, float* q) const {
 #pragma unroll
@@ -134,11 +135,31 @@ class QueryLoad {
       if (row >= padding_begin_) value = {0, 0, 0, 0};
       *reinterpret_cast<float4*>(q + row * kRowStride<kHeadDim> + ChannelOf(i, lane)) = value;
     }
+    __syncwarp();
+  }
+  // Brings what End wrote from the order of channels to that of places.
+  __device__ __forceinline__ void SortByPlace(int lane, float* q) const {
+    float4 values[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const float* const row = q + RowOf(i, lane) * kRowStride<kHeadDim>;
+      const uchar4 channels = channels_[i % kOrders];
+      values[i] = {row[channels.x], row[channels.y], row[channels.z], row[channels.w]};
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      float* const row = q + RowOf(i, lane) * kRowStride<kHeadDim>;
+      *reinterpret_cast<float4*>(row + ChannelOf(i, lane)) = values[i];
+    }
+    __syncwarp();
   }
 
  private:
   static constexpr int kFours = kHeadDim / 4;
   static constexpr int kLoads = kRows * kFours / 32;
+  // Loads of a lane that bring different channels.
+  static constexpr int kOrders = kFours > 32 ? kFours / 32 : 1;
   // What load i of a lane brings.
   static __device__ __forceinline__ int RowOf(int i, int lane) { return (32 * i + lane) / kFours; }
   static __device__ __forceinline__ int ChannelOf(int i, int lane) {
@@ -147,6 +168,7 @@ class QueryLoad {
 
   int padding_begin_;  // rows of the tile from here on are padding
   uint4 bits_[kLoads];
+  uchar4 channels_[kOrders];
 };
 
 // soft_cap tanh(score) to base 2. 1 - 2 / (1 + e^2x) is exact enough: what counts is the absolute

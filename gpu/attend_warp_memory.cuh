@@ -26,7 +26,7 @@ struct WarpMemory {
   std::byte* v_table;
   uint2* operand;      // [group][tile][lane], see planes/attend_products.cuh
   float4* sums;        // likewise
-  float* q;            // [rows][kRowStride], by channel
+  float* q;            // [rows][kRowStride], by place of K, of fp32 exact tokens by channel
   float* state;        // see attend_state.cuh
   uint64_t* barriers;  // [kWarpBarriers]
 

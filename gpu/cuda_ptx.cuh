@@ -135,12 +135,6 @@ __device__ __forceinline__ uint32_t Transpose8x8(uint32_t rows) {
   return columns;
 }
 
-// Brings the 32-byte sector of `global` into this multiprocessor's cache: a load that nobody waits
-// for.
-__device__ __forceinline__ void Touch(const void* global) {
-  asm volatile("{ .reg .u32 unused; ld.global.u32 unused, [%0]; }" ::"l"(global));
-}
-
 // Brings the line of `global` to the device's cache.
 __device__ __forceinline__ void PrefetchL2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));

@@ -26,9 +26,9 @@ struct SegmentQueries {
   uint32_t unit_bits[kTiles];
   float centre[kTiles];  // q . centres / multiplier
 
-  __device__ __forceinline__ void Make(const std::byte* k_table, const uint8_t* k_order,
-                                       uint32_t k_widths, const float* q, uint2* operand,
-                                       int lane) {
+  // `q`: by place.
+  __device__ __forceinline__ void Make(const std::byte* k_table, uint32_t k_widths, const float* q,
+                                       uint2* operand, int lane) {
     constexpr int kEntries = kHeadDim / 8;  // of a lane's g: scales, then centres
     const int g = lane / 4;
     const int t = lane % 4;
@@ -44,13 +44,11 @@ struct SegmentQueries {
       for (int m = 0; m < kEntries / 2; ++m) {
         const float2 scale = __half22float2(*reinterpret_cast<const __half2*>(scales + 2 * m));
         const float2 centre = __half22float2(*reinterpret_cast<const __half2*>(centres + 2 * m));
-        const uchar2 channel = *reinterpret_cast<const uchar2*>(k_order + 16 * m + 2 * g);
-        const float q0 = row[channel.x];
-        const float q1 = row[channel.y];
-        value[2 * m] = q0 * scale.x;
-        value[2 * m + 1] = q1 * scale.y;
+        const float2 two = *reinterpret_cast<const float2*>(row + 16 * m + 2 * g);
+        value[2 * m] = two.x * scale.x;
+        value[2 * m + 1] = two.y * scale.y;
         largest = fmaxf(largest, fmaxf(fabsf(value[2 * m]), fabsf(value[2 * m + 1])));
-        dot = fmaf(q0, centre.x, fmaf(q1, centre.y, dot));
+        dot = fmaf(two.x, centre.x, fmaf(two.y, centre.y, dot));
       }
       // The largest becomes kQueryMax. Not below 2^-90, so that exponents stay in range.
       largest = fmaxf(MaxOverG(largest) * (1 / kQueryMax), 8.0779357e-28f);

@@ -34,14 +34,12 @@ struct HeadFormat {
   uint32_t v_widths;
   uint32_t k_counts;
   uint32_t v_counts;
-  const uint8_t* k_order;  // in device memory
 
   __device__ explicit HeadFormat(const DeviceHead& head)
       : k_widths(Uniform(head.k_widths)),
         v_widths(Uniform(head.v_widths)),
         k_counts(WidthCounts(k_widths)),
-        v_counts(WidthCounts(v_widths)),
-        k_order(head.k_order) {}
+        v_counts(WidthCounts(v_widths)) {}
 
   __device__ uint32_t KeyPlanesBytes() const {
     // Sum of the nibbles.
@@ -77,7 +75,7 @@ class RangeAttention {
   }
 
   __device__ void BeginSegment(const std::byte* k_table) {
-    queries_.Make(k_table, head_.k_order, head_.k_widths, memory_.q, memory_.operand, lane_);
+    queries_.Make(k_table, head_.k_widths, memory_.q, memory_.operand, lane_);
   }
 
   // The step's blocks lie at `record` and `second` bytes after it. `masked`: not all rows see all
@@ -300,8 +298,8 @@ class RangeAttention {
 };
 
 // Units [unit_begin, unit_end) of the cell's `planes` list into `state`.
-// `prepare` fills memory.q, clears `state` and returns the row's limits; it is called once copies
-// are under way.
+// `prepare` fills memory.q by place, clears `state` and returns the row's limits; it is called once
+// copies are under way.
 template <int kHeadDim, int kTiles, class Prepare>
 __device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_head,
                                             uint32_t header_bytes, uint32_t unit_begin,

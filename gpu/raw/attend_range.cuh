@@ -64,7 +64,6 @@ __device__ __noinline__ void AttendFourBytes(RowView view, uint32_t unit_begin, 
   QueryLoad<kHeadDim, kRows> queries;
   queries.Begin(view, DType::kFp32, lane);
   queries.End(view.cell->scale, DType::kFp32, lane, memory.q);
-  __syncwarp();
   Attention attention(limits, soft_cap, memory.q, memory.exact(), lane);
 #pragma unroll 1
   for (int i = 0; i < kChunksAhead; ++i) PrefetchChunk<Attention::kRowBytes>(ahead.Next(), lane);
