@@ -22,15 +22,15 @@ namespace kvdepot {
 inline constexpr uint32_t kCostBytes = 256;
 // What a block costs beside its bytes: softmax, and products of each group of K or V that is
 // stored, whatever its width.
-inline constexpr uint32_t kBlockWorkBytes = 12 * 1024;
+inline constexpr uint32_t kBlockWorkBytes = 11 * 1024;
 inline constexpr uint32_t kGroupWorkBytes = 256;
-inline constexpr uint32_t kChunkWorkBytes = 36 * 1024;
+inline constexpr uint32_t kChunkWorkBytes = 12 * 1024;
 // Queries are prepared and a first unit's latency is waited for by every warp; one that comes to a
 // second row does it again.
-inline constexpr uint32_t kRowWorkBytes = 50 * 1024;
+inline constexpr uint32_t kRowWorkBytes = 65 * 1024;
 inline constexpr uint32_t kRowCost = kRowWorkBytes / kCostBytes;
 // Likewise before a row's first chunk.
-inline constexpr uint32_t kExactWorkBytes = 18 * 1024;
+inline constexpr uint32_t kExactWorkBytes = 45 * 1024;
 inline constexpr uint32_t kExactCost = kExactWorkBytes / kCostBytes;
 
 struct RowCosts {
