@@ -18,8 +18,8 @@ inline constexpr float kWideRowShares = 8.0f;
 // Runs of a list in a line of the device's cache.
 inline constexpr uint32_t kRunsOfLine = 128 / sizeof(PlanesRun);
 
-// Every row of the launch, in shared memory, of which a launch's last warp is short: the rest of
-// what the plan wants of a row is read again.
+// Every row of the launch, in shared memory. One number each: more would cost large batches a warp.
+// What else the plan wants of a row is read again.
 struct PlanRows {
   uint32_t* begin;  // [row_count + 1], costs of all rows before
 
