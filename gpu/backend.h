@@ -158,6 +158,9 @@ class Backend {
   virtual void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
                       absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) = 0;
 
+  // Returns when device memory is as the calls before have left it for other processes too.
+  virtual void Synchronize() {}
+
   // Copies `size_bytes` of device memory to the host, and of host memory to the device.
   virtual void ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) = 0;
   virtual void WriteBytes(const std::byte* host, size_t size_bytes, std::byte* device) = 0;

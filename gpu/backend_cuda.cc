@@ -124,6 +124,9 @@ class CudaBackend final : public Backend {
   absl::Status Attend(absl::Span<const AttendItem> items) override;
   void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
               absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override;
+  void Synchronize() override {
+    if (Enter()) Ok(workspace_.stream.Synchronize());
+  }
   void ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) override;
   void WriteBytes(const std::byte* host, size_t size_bytes, std::byte* device) override;
   absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) override;

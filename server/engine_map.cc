@@ -69,6 +69,9 @@ class Publication {
 
   absl::StatusOr<MapReply> Publish() {
     MapReply reply;
+    // A copy that was begun, by a take-over or a truncation, is there before another process looks;
+    // and none comes to extents that it is about to write.
+    state_->backend->Synchronize();
     absl::Status status = Show(&reply);
     if (status.ok()) status = SendSlabs(&reply);
     if (!status.ok()) return status;

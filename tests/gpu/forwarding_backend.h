@@ -54,6 +54,7 @@ class ForwardingBackend : public Backend {
               absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override {
     to_->Decode(shape, dtype, calibration, runs, to, k, v);
   }
+  void Synchronize() override { to_->Synchronize(); }
   void ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) override {
     to_->ReadBytes(device, size_bytes, host);
   }

@@ -1,5 +1,6 @@
 // Leases and mapped sessions in the engine, with a clock that stands still: what is held, for how
 // long, and who may write.
+#include <atomic>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "server/lease_table.h"
 #include "tests/server/engine_fixture.h"
+#include "tests/server/late_backend.h"
 
 namespace kvdepot {
 namespace {
@@ -60,6 +62,8 @@ class EngineMappedTest : public ::testing::Test {
   };
 
   explicit EngineMappedTest(const EngineOptions& options = {}) : engine_(options) {}
+  explicit EngineMappedTest(std::unique_ptr<Backend> backend)
+      : engine_(EngineOptions(), std::move(backend)) {}
   void TearDown() override { engine_->CheckInvariants(); }
 
   TestLease Open() {
@@ -95,6 +99,41 @@ class EngineMappedTest : public ::testing::Test {
 
   TestEngine engine_;
 };
+
+class EngineMappedLateTest : public EngineMappedTest {
+ protected:
+  EngineMappedLateTest() : EngineMappedTest(std::make_unique<LateBackend>(&copies_)) {}
+
+  static std::atomic<int> copies_;
+};
+std::atomic<int> EngineMappedLateTest::copies_{0};
+
+TEST_F(EngineMappedLateTest, NobodyIsShownWhatTheDeviceStillCopies) {
+  const SessionInfo session = Create("chat");
+  const TestLease writer = Open();
+  ASSERT_TRUE(Map(writer, session.id, true).ok());
+  ASSERT_TRUE(Commit(writer, session.id, 1, 100).ok());
+  const TestLease reader = Open();
+  ASSERT_TRUE(Map(reader, session.id, false).ok());
+  // The writer goes: what it may still write to is replaced by copies.
+  engine_->EndLease(writer.id, absl::CancelledError("gone"));
+  TickUntilGeneration(session.id, 2);
+  EXPECT_GT(copies_, 0);
+  ASSERT_TRUE(Map(reader, session.id, false).ok());
+  EXPECT_EQ(copies_, 0);
+  // A truncation inside an extent copies what stays.
+  const TestLease next = Open();
+  ASSERT_TRUE(Map(next, session.id, true).ok());
+  Pending<SessionInfo> truncated;
+  Caller caller = engine_.caller();
+  caller.lease_id = next.id;
+  engine_->TruncateSession(caller, session.id, engine_.Get(session.id).generation, 90,
+                           truncated.done());
+  ASSERT_TRUE(truncated.Wait().ok());
+  EXPECT_GT(copies_, 0);
+  ASSERT_TRUE(Map(next, session.id, true).ok());
+  EXPECT_EQ(copies_, 0);
+}
 
 TEST_F(EngineMappedTest, ADirectoryHoldsWhatItListsUntilItIsRetired) {
   const SessionInfo session = Create("chat");
