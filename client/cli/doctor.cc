@@ -199,6 +199,15 @@ Finding CheckMapping(const Client& client) {
   const absl::StatusOr<v1::CreateSessionResponse> created =
       client.CreateSession(SessionRequest(v1::CODEC_RAW), Deadline());
   if (!created.ok()) return created.status();
+  if (!(*lease)->device().empty()) {
+    // Room for the writer comes in slabs. This command has no kernels to attend with.
+    absl::Status mapped =
+        MappedSession::Open(*lease, created->session().id(), {MapAccess::kWrite, 0}, Deadline())
+            .status();
+    mapped.Update(client.DeleteSession(created->session().id(), Deadline()));
+    if (!mapped.ok()) return WithMappingHint(mapped);
+    return absl::StrCat("memory of ", (*lease)->device(), " mapped in this process");
+  }
   const absl::StatusOr<double> error = MappedError(*lease, created->session());
   const absl::Status deleted = client.DeleteSession(created->session().id(), Deadline());
   if (absl::IsUnimplemented(error.status())) {
