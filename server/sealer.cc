@@ -49,7 +49,11 @@ Sealer::Sealer(EngineState* state, std::vector<SealTarget> targets)
 
 bool Sealer::RunTurn() {
   std::vector<Job> jobs = Gather();
-  if (jobs.empty()) return false;
+  if (jobs.empty()) {
+    // Of layers that were put off: nobody else has them, and their memory is charged.
+    made_.assign(targets_.size(), nullptr);
+    return false;
+  }
   std::vector<EncodeJob> encodings;
   encodings.reserve(jobs.size());
   for (const Job& job : jobs) encodings.push_back(job.encoding());

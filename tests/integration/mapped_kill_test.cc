@@ -219,6 +219,7 @@ TEST_F(MappedKillTest, OutputsAreRightAndNothingIsLeftOver) {
   };
   for (int cycle = 0; cycle < plan.cycles && !HasFailure(); ++cycle) {
     Sleep(pace_ * absl::Milliseconds(50 + random_() % 250));
+    verified_before_end = verified();
     int state = 0;
     for (const pid_t reader : readers) {
       ASSERT_EQ(waitpid(reader, &state, WNOHANG), 0) << "a reader ended by itself";
@@ -273,7 +274,6 @@ TEST_F(MappedKillTest, OutputsAreRightAndNothingIsLeftOver) {
         break;
       }
     }
-    verified_before_end = verified();
   }
   EXPECT_GT(verified_before_end, plan.cycles);
   // Left alone, a writer commits all that is missing.
