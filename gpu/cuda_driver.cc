@@ -49,10 +49,10 @@ absl::StatusOr<CudaDriver> LookUpAll() {
 }  // namespace
 
 absl::StatusOr<const CudaDriver*> CudaDriver::Get() {
-  static const absl::StatusOr<CudaDriver>* const driver =
+  static const absl::StatusOr<CudaDriver>* const kDriver =
       new absl::StatusOr<CudaDriver>(LookUpAll());
-  if (!driver->ok()) return driver->status();
-  return &**driver;
+  if (!kDriver->ok()) return kDriver->status();
+  return &**kDriver;
 }
 
 absl::Status CudaDriver::ToStatus(CUresult result, absl::string_view what) const {

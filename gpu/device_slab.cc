@@ -77,7 +77,10 @@ class AddressRange {
   AddressRange(const AddressRange&) = delete;
   AddressRange& operator=(const AddressRange&) = delete;
 
-  std::byte* data() const { return reinterpret_cast<std::byte*>(address_); }
+  std::byte* data() const {
+    // The driver names addresses by integers.
+    return reinterpret_cast<std::byte*>(address_);  // NOLINT(performance-no-int-to-ptr)
+  }
 
  private:
   AddressRange(const CudaDriver* driver, CUdeviceptr address, size_t size_bytes)

@@ -71,11 +71,9 @@ struct alignas(128) MappedLayer {
 
 // A new directory's view of a layer, in host memory that the device reads.
 struct MappedUpdate {
-  MappedLayer* layer = nullptr;
   // Its lists are where they go in device memory; `written` is not used.
   MappedLayer next;
-  // Tokens written behind the old directory stay, as far as they are behind the new one.
-  bool keeps_written = false;
+  MappedLayer* layer = nullptr;
   // What goes there, null: stays as it is. Lists count every open run as full.
   const PlanesRun* planes = nullptr;
   const ExactRun* exact = nullptr;
@@ -83,6 +81,8 @@ struct MappedUpdate {
   const uint32_t* block_cost_bytes = nullptr;
   uint32_t exact_runs = 0;
   uint32_t kv_heads = 0;
+  // Tokens written behind the old directory stay, as far as they are behind the new one.
+  bool keeps_written = false;
 };
 
 // One session of a call.
