@@ -137,7 +137,8 @@ void kvdepot_session_clear_error(kvdepot_session* session);
 int kvdepot_append(kvdepot_session* session, size_t layer, const void* k, const void* v,
                    size_t token_count);
 /* Makes the tokens that every layer has the session's; see kvdepot_session_create for room_tokens,
- * 0: as before. */
+ * 0: as before. The daemon seals them behind its answer: attending gets faster, and memory free,
+ * with the next commit, which needs no new tokens. */
 int kvdepot_commit(kvdepot_session* session, uint32_t room_tokens, double timeout_seconds);
 /* A reader's way to the newest tokens. */
 int kvdepot_refresh(kvdepot_session* session, double timeout_seconds);
@@ -205,7 +206,7 @@ int kvdepot_cuda_attend(kvdepot_cuda_stream* stream, size_t layer, float scale,
 /* Tokens of a prompt, as many as there is room for until the next commit. */
 int kvdepot_cuda_append(kvdepot_cuda_stream* stream, kvdepot_session* session, size_t layer,
                         const void* k, const void* v, size_t token_count);
-/* Commits what every layer has once the work queued so far is done. Returns at once. */
+/* As kvdepot_commit, of what every layer has once the work queued so far is done. Returns at once. */
 int kvdepot_cuda_commit(kvdepot_cuda_stream* stream, kvdepot_session* session,
                         uint32_t room_tokens);
 /* Returns when all commits queued so far are answered, with the first error among the session's. */

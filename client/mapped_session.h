@@ -89,7 +89,10 @@ class MappedSession {
   absl::Status Append(size_t layer, const HostTokens& tokens);
 
   // Makes the tokens that every layer has the session's, and takes the next directory. Layers that
-  // are ahead keep their tokens. FAILED_PRECONDITION: not the writer. `room_tokens` as in Options.
+  // are ahead keep their tokens. The daemon seals tokens behind its answer, so that directories
+  // show them sealed, smaller and faster to attend over, from the next Commit on; a Commit without
+  // new tokens does so too, for a writer that will pause. FAILED_PRECONDITION: not the writer.
+  // `room_tokens` as in Options.
   absl::Status Commit(absl::Time deadline, uint32_t room_tokens = 0);
   // Takes the newest directory. The writer needs it after nothing but Truncate, which calls it.
   absl::Status Refresh(absl::Time deadline);

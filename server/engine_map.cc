@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "server/background_seal.h"
 #include "server/commit_check.h"
 #include "server/engine_lease.h"
 #include "server/engine_work.h"
@@ -192,6 +193,8 @@ class MapWork final : public EngineWork<MapReply> {
       absl::Status status = BecomeWriter();
       if (!status.ok()) return status;
       TopUpRoom(state(), session_.get());
+      // What a Commit before a take-over or a truncation left.
+      StartBackgroundSeal(state(), right_);
     }
     return Publication(state(), caller().tenant, request_.lease_id, session_, request_.have_version)
         .Publish();
@@ -267,22 +270,30 @@ class CommitWork final : public EngineWork<MapReply> {
         committed, ", to the end of the room, which is ", most));
   }
 
-  // The first piece stores the tokens and decides what is sealed, later ones encode, the last one
-  // publishes.
+  // What earlier Commits left is sealed first, so that no more than one waits. What this one makes
+  // due is sealed behind its answer, unless the room for more tokens must come from that.
   absl::optional<absl::StatusOr<MapReply>> Step() override {
     Session* const session = right_.session();
-    if (!sealer_.has_value()) {
+    if (!sealer_.has_value()) sealer_.emplace(state(), AllLayers(session));
+    if (sealer_->RunTurn()) return absl::nullopt;
+    if (stored_) {
+      TopUpRoom(state(), session);
+    } else {
       absl::Status status = Store();
       if (!status.ok()) return status;
-      std::vector<SealTarget> targets;
-      for (size_t i = 0; i < session->layers().size(); ++i) targets.push_back({session, i});
-      sealer_.emplace(state(), std::move(targets));
+      stored_ = true;
+      sealer_.emplace(state(), AllLayers(session));
+      if (!TopUpRoomIfFree(state(), session, BytesToSeal())) return absl::nullopt;
     }
-    if (sealer_->RunTurn()) return absl::nullopt;
-    TopUpRoom(state(), session);
+    StartBackgroundSeal(state(), right_);
     return Publication(state(), caller().tenant, request_.lease_id, right_.shared_session(),
                        request_.have_version)
         .Publish();
+  }
+
+  uint64_t BytesToSeal() const {
+    MutexLock lock(state()->mu);
+    return DueBytes(*right_.session());
   }
 
   absl::Status Store() {
@@ -320,6 +331,7 @@ class CommitWork final : public EngineWork<MapReply> {
 
   const CommitRequest request_;
   MutationRight right_;
+  bool stored_ = false;
   absl::optional<Sealer> sealer_;
 };
 

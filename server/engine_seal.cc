@@ -39,13 +39,11 @@ class SealWork final : public EngineWork<SessionInfo> {
     Session* const session = right_.session();
     if (!sealer_.has_value()) {
       const absl::Time now = state()->clock->Now();
-      std::vector<SealTarget> targets;
       MutexLock lock(state()->mu);
       for (Layer& layer : session->layers()) {
         layer.Decide(DecideToWindow(state()->seal_rule, layer.undecided_tokens()), now);
-        targets.push_back({session, targets.size()});
       }
-      sealer_.emplace(state(), std::move(targets));
+      sealer_.emplace(state(), AllLayers(session));
     }
     if (sealer_->RunTurn()) return absl::nullopt;
     if (!sealer_->put_off().ok()) return sealer_->put_off();

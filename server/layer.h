@@ -107,6 +107,7 @@ class Layer {
   // `now`: since when they are due.
   void Decide(const DecidedSegments& decided, absl::Time now);
   size_t due_count() const { return due_.size(); }
+  uint64_t due_tokens() const { return DueTokens(due_.size()); }
   // The oldest first. `index` is below due_count().
   DueSegment Due(size_t index) const;
   // `segment` holds the tokens of Due(0), encoded with `codec`. `calibration`: of the session's

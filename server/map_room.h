@@ -14,9 +14,12 @@ namespace kvdepot {
 uint64_t RoomTokens(const Session& session);
 
 // Hands out extents until every layer has room for as many tokens as the writer asked for, or the
-// memory ends: then it has less, and a later call goes on. On the worker, in the hands of the
-// caller (MutationRight).
+// memory ends: then it has less, and a later call goes on. If a layer has no room at all, the
+// tenant's leases are asked to unmap. On the worker, in the hands of the caller (MutationRight).
 void TopUpRoom(EngineState* state, Session* session);
+// The same without asking anybody, and with `spared_bytes` of the budget left over. False: the
+// memory ends before.
+bool TopUpRoomIfFree(EngineState* state, Session* session, uint64_t spared_bytes);
 
 }  // namespace kvdepot
 

@@ -85,7 +85,7 @@ absl::StatusOr<MutationRight> MutationRight::TakeToTakeOver(
 
 MutationRight::MutationRight(EngineState* state, std::shared_ptr<Session> session)
     : state_(state), session_(std::move(session)) {
-  session_->set_in_mutation(true);
+  session_->BeginMutation();
 }
 
 MutationRight::MutationRight(MutationRight&& other) noexcept
@@ -102,7 +102,7 @@ MutationRight& MutationRight::operator=(MutationRight&& other) noexcept {
 MutationRight::~MutationRight() {
   if (session_ == nullptr) return;
   MutexLock lock(state_->mu);
-  session_->set_in_mutation(false);
+  session_->EndMutation();
   session_->Touch(state_->clock->Now());
 }
 

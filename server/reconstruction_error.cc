@@ -16,7 +16,7 @@ struct Values {
 
 Values DecodeRun(Backend* backend, const SealBlocks& source, const LayerCalibration* calibration,
                  const TokenRun& run) {
-  Values values(source.shape.row_values() * kBlockTokens);
+  Values values(source.shape.row_values() * static_cast<size_t>(run.count));
   backend->Decode(source.shape, source.dtype, calibration, {&run, 1}, DType::kFp32,
                   reinterpret_cast<std::byte*>(values.k.data()),
                   reinterpret_cast<std::byte*>(values.v.data()));
@@ -38,14 +38,15 @@ double RelativeError(const std::vector<float>& exact, const std::vector<float>& 
 
 ReconstructionError MeasureReconstruction(Backend* backend, const SealBlocks& source,
                                           const LayerCalibration* calibration,
-                                          const std::byte* segment, size_t block) {
+                                          const std::byte* segment, int token) {
   const int tokens = static_cast<int>(source.blocks.size()) * kBlockTokens;
-  const int first = static_cast<int>(block) * kBlockTokens;
-  const Values exact =
-      DecodeRun(backend, source, nullptr,
-                {TokenRun::Form::kExact, source.blocks[block], kBlockTokens, 0, kBlockTokens});
-  const Values decoded = DecodeRun(backend, source, calibration,
-                                   {TokenRun::Form::kPlanes, segment, tokens, first, kBlockTokens});
+  const std::byte* const block = source.blocks[static_cast<size_t>(token / kBlockTokens)];
+  const Values exact = DecodeRun(
+      backend, source, nullptr,
+      {TokenRun::Form::kExact, block, kBlockTokens, token % kBlockTokens, kErrorSampleTokens});
+  const Values decoded =
+      DecodeRun(backend, source, calibration,
+                {TokenRun::Form::kPlanes, segment, tokens, token, kErrorSampleTokens});
   return {RelativeError(exact.k, decoded.k), RelativeError(exact.v, decoded.v)};
 }
 

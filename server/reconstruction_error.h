@@ -15,12 +15,15 @@ struct ReconstructionError {
   double v = 0;
 };
 
-// Decodes block `block` of the `planes` segment `segment`, which was made of `source`, and
-// compares. On the worker; a block says enough, and a whole segment would take longer than encoding
-// it.
+// Tokens of one sample: thousands of values, and few enough that comparing them takes less than
+// encoding their segment.
+inline constexpr int kErrorSampleTokens = 16;
+
+// Decodes the sample that begins at `token`, a multiple of kErrorSampleTokens, of the `planes`
+// segment `segment`, which was made of `source`, and compares. On the worker.
 ReconstructionError MeasureReconstruction(Backend* backend, const SealBlocks& source,
                                           const LayerCalibration* calibration,
-                                          const std::byte* segment, size_t block);
+                                          const std::byte* segment, int token);
 
 }  // namespace kvdepot
 

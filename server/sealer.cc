@@ -16,9 +16,10 @@ void SampleError(EngineState* state, const EncodeJob& job) {
   if (job.codec != Codec::kPlanes || interval == 0) return;
   const uint64_t number = state->planes_segments++;
   if (number % interval != 0) return;
+  const uint64_t samples = job.source.blocks.size() * (kBlockTokens / kErrorSampleTokens);
+  const int token = static_cast<int>(number / interval % samples) * kErrorSampleTokens;
   const ReconstructionError error =
-      MeasureReconstruction(state->backend.get(), job.source, job.calibration, job.segment,
-                            number / interval % job.source.blocks.size());
+      MeasureReconstruction(state->backend.get(), job.source, job.calibration, job.segment, token);
   state->observer->OnReconstructionError(error.k, error.v);
 }
 
@@ -43,6 +44,12 @@ struct Sealer::Job {
   }
   EncodeJob encoding() const { return {source(), codec, encoded_with(), segment->data()}; }
 };
+
+std::vector<SealTarget> AllLayers(Session* session) {
+  std::vector<SealTarget> targets(session->layers().size());
+  for (size_t i = 0; i < targets.size(); ++i) targets[i] = {session, i};
+  return targets;
+}
 
 Sealer::Sealer(EngineState* state, std::vector<SealTarget> targets)
     : state_(state), targets_(std::move(targets)), made_(targets_.size()) {}

@@ -21,6 +21,8 @@ struct SealTarget {
   size_t layer = 0;
 };
 
+std::vector<SealTarget> AllLayers(Session* session);
+
 // Encodes what is due in some layers, turn after turn: in their order, the oldest segment of each
 // first. A turn hands the backend as many segments as one call takes (encode_bytes_max) and there
 // is memory for, and then frees their parts of the tails.

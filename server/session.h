@@ -53,7 +53,13 @@ class Session {
 
   // One mutation at a time: set while somebody holds the right to it (mutation_right.h).
   bool in_mutation() const { return in_mutation_; }
-  void set_in_mutation(bool in_mutation) { in_mutation_ = in_mutation; }
+  void BeginMutation() {
+    in_mutation_ = true;
+    ++mutation_;
+  }
+  void EndMutation() { in_mutation_ = false; }
+  // Number of the last one.
+  uint64_t mutation() const { return mutation_; }
 
   // No longer in the table: what is still in flight ends, and nothing new begins.
   bool deleted() const { return deleted_; }
@@ -99,6 +105,7 @@ class Session {
   absl::Time last_use_;
   uint64_t generation_ = 1;
   bool in_mutation_ = false;
+  uint64_t mutation_ = 0;
   bool deleted_ = false;
   absl::optional<MappedWriter> writer_;
   bool left_by_writer_ = false;

@@ -123,9 +123,9 @@ class Client:
         self.stream.wait(self.session)
         self.stream.refresh(self.session)
 
-    def fill(self, tokens: int, k: torch.Tensor, v: torch.Tensor) -> list[float]:
-        """Appends pieces of a prompt to every layer until there are so many; seconds of each piece, all layers, from
-        the first call to the daemon's answer."""
+    def fill(self, tokens: int, k: torch.Tensor, v: torch.Tensor) -> list[tuple[float, float]]:
+        """Appends pieces of a prompt to every layer until there are so many. Seconds of each piece, all layers, from
+        the first call to the daemon's answer, and to the answer that shows it sealed."""
         seconds = []
         while self.session.committed() < tokens:
             torch.cuda.synchronize()
@@ -136,8 +136,9 @@ class Client:
             left = tokens - self.session.committed() - k.shape[0]
             self.stream.commit(self.session, k.shape[0] if left > 0 else 256)
             self.stream.wait(self.session)
-            seconds.append(time.perf_counter() - begin)
-            self.stream.refresh(self.session)
+            answered = time.perf_counter() - begin
+            self.commit()
+            seconds.append((answered, time.perf_counter() - begin))
         return seconds
 
     def close(self) -> None:
@@ -199,16 +200,18 @@ def attend_rows(library: ctypes.CDLL, socket: str, tokens: int, replays: int) ->
 
 
 def prompt_row(socket: str, repeats: int) -> dict:
-    layers, rates = 32, []
+    layers, seconds = 32, []
     size = layers * PIECE * BF16_TOKEN_BYTES
     k, v = prompt()
     for i in range(repeats):
         client = Client(socket, f"prompt-{i}", layers, kvdepot_c.WRITE, PIECE)
-        rates += [size / seconds for seconds in client.fill(PIECE, k, v)]
+        seconds += client.fill(PIECE, k, v)
         client.close()
         delete(socket, f"prompt-{i}")
+    rates, sealed = ([size / each for each in column] for column in zip(*seconds))
     return {"name": "prompt_append/l8192_x32", "value": statistics.median(rates), "unit": "bytes/s of bf16",
-            "repeats": len(rates), "spread": results.spread(rates)}
+            "repeats": len(rates), "spread": results.spread(rates), "until_sealed": statistics.median(sealed),
+            "shown": ["until_sealed"]}
 
 
 def delete(socket: str, name: str) -> None:

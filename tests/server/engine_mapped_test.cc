@@ -1,5 +1,6 @@
 // Leases and mapped sessions in the engine, with a clock that stands still: what is held, for how
 // long, and who may write.
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <limits>
@@ -13,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "server/lease_table.h"
 #include "tests/server/engine_fixture.h"
+#include "tests/server/gated_backend.h"
 #include "tests/server/late_backend.h"
 
 namespace kvdepot {
@@ -89,6 +91,12 @@ class EngineMappedTest : public ::testing::Test {
                     pending.done());
     return pending.Wait();
   }
+  // The answer of the second one, which finds sealed what the first has made due.
+  absl::StatusOr<MapReply> CommitAndSeal(const TestLease& lease, const std::string& session_id,
+                                         uint64_t generation, uint64_t token_count) {
+    const absl::StatusOr<MapReply> committed = Commit(lease, session_id, generation, token_count);
+    return committed.ok() ? Commit(lease, session_id, generation, token_count) : committed;
+  }
   SessionInfo Create(const std::string& name, Codec codec = Codec::kRaw) {
     return *engine_.Create(Spec(name, codec, kShape));
   }
@@ -145,7 +153,7 @@ TEST_F(EngineMappedTest, ADirectoryHoldsWhatItListsUntilItIsRetired) {
   ASSERT_TRUE(before.ok()) << before.status();
   EXPECT_EQ(before->directory->token_count, 200u);
   // A prompt: the tail of 184 that the reader was shown is sealed away.
-  ASSERT_TRUE(Commit(writer, session.id, 1, 1500).ok());
+  ASSERT_TRUE(CommitAndSeal(writer, session.id, 1, 1500).ok());
   const auto after = Map(reader, session.id, false, before->directory->version);
   ASSERT_TRUE(after.ok());
   EXPECT_EQ(after->base, before->directory);
@@ -337,12 +345,90 @@ TEST_F(EngineMappedTest, WhatIsSealedIsWhatAppendsOfTheSameSizesSeal) {
   for (const uint64_t count : {10, 7, 300, 1, 64, 255, 256, 1500, 3, 200, 200}) {
     ASSERT_TRUE(engine_.Append(appended, 0, position, {RandomTokens(random, kShape, count)}).ok());
     position += count;
-    ASSERT_TRUE(Commit(lease, mapped.id, 1, position).ok());
+    ASSERT_TRUE(CommitAndSeal(lease, mapped.id, 1, position).ok());
     EXPECT_EQ(engine_.Get(mapped.id).layers[0].sealed_end,
               engine_.Get(appended.id).layers[0].sealed_end);
     EXPECT_EQ(engine_.Get(mapped.id).stored_bytes, engine_.Get(appended.id).stored_bytes);
     engine_->CheckInvariants();
   }
+}
+
+class EngineMappedGatedTest : public EngineMappedTest {
+ protected:
+  EngineMappedGatedTest() : EngineMappedTest(std::make_unique<GatedBackend>(&gate_)) {}
+  // Else the engine would wait for it in the end.
+  ~EngineMappedGatedTest() override { gate_.Open(); }
+
+  static bool IsExact(const MapReply& reply) {
+    const std::vector<TokenRun>& runs = reply.directory->layers[0].runs;
+    return std::all_of(runs.begin(), runs.end(),
+                       [](const TokenRun& run) { return run.form == TokenRun::Form::kExact; });
+  }
+
+  static Gate gate_;
+};
+Gate EngineMappedGatedTest::gate_;
+
+TEST_F(EngineMappedGatedTest, ACommitDoesNotWaitForWhatItSeals) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  ASSERT_TRUE(Map(lease, session.id, true, 0, 1500).ok());
+  gate_.Close();
+  const auto committed = Commit(lease, session.id, 1, 1500);
+  ASSERT_TRUE(committed.ok()) << committed.status();
+  EXPECT_EQ(committed->directory->token_count, 1500u);
+  EXPECT_TRUE(IsExact(*committed));
+  EXPECT_FALSE(committed->directory->layers[0].room.empty());
+  EXPECT_EQ(engine_.Get(session.id).layers[0].sealed_end, 0u);
+  gate_.Open();
+  const auto next = Commit(lease, session.id, 1, 1500);
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_FALSE(IsExact(*next));
+  EXPECT_GT(engine_.Get(session.id).layers[0].sealed_end, 1000u);
+}
+
+TEST_F(EngineMappedGatedTest, AMutationThatComesMeanwhileGoesFirst) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  ASSERT_TRUE(Map(lease, session.id, true, 0, 3000).ok());
+  gate_.Close();
+  ASSERT_TRUE(Commit(lease, session.id, 1, 3000).ok());
+  // It is admitted while the first segment is on its way, and cuts into the second.
+  gate_.WaitUntilReached();
+  Pending<SessionInfo> truncated;
+  Caller caller = engine_.caller();
+  caller.lease_id = lease.id;
+  engine_->TruncateSession(caller, session.id, 1, 1200, truncated.done());
+  gate_.Open();
+  const auto after = truncated.Wait();
+  ASSERT_TRUE(after.ok()) << after.status();
+  EXPECT_EQ(after->committed_token_count, 1200u);
+  engine_->CheckInvariants();
+  // The writer's next look goes on with what is left.
+  const auto mapped = Map(lease, session.id, true);
+  ASSERT_TRUE(mapped.ok()) << mapped.status();
+  const auto next = CommitAndSeal(lease, session.id, after->generation, 1200);
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_EQ(next->directory->token_count, 1200u);
+}
+
+TEST_F(EngineMappedGatedTest, ADeletedSessionIsSealedNoFurther) {
+  const SessionInfo session = Create("chat");
+  const TestLease lease = Open();
+  ASSERT_TRUE(Map(lease, session.id, true, 0, 5000).ok());
+  gate_.Close();
+  ASSERT_TRUE(Commit(lease, session.id, 1, 5000).ok());
+  gate_.WaitUntilReached();
+  ASSERT_TRUE(engine_->DeleteSession(engine_.caller(), session.id).ok());
+  gate_.Open();
+  ASSERT_TRUE(engine_->UnmapSession(engine_.caller(), lease.id, session.id).ok());
+  // Behind it in the queue.
+  const SessionInfo other = Create("other");
+  std::mt19937 random(1);
+  ASSERT_TRUE(engine_.Append(other, 0, 0, {RandomTokens(random, kShape, 1)}).ok());
+  EXPECT_LE(engine_.counts().raw_segments, 1);
+  ASSERT_TRUE(engine_->DeleteSession(engine_.caller(), other.id).ok());
+  while (engine_->used_bytes() > 0) engine_->ExpireLeases();
 }
 
 TEST_F(EngineMappedTest, DeletingASessionAsksToUnmapIt) {
@@ -422,6 +508,40 @@ TEST_F(EngineMappedMemoryTest, ForMoreRoomNobodyIsAskedToUnmapBeforeItIsNeeded) 
   EXPECT_TRUE(lease.stream->unmap_wanted.empty());
   ASSERT_TRUE(Commit(lease, session.id, 1, 144).ok());
   EXPECT_EQ(lease.stream->unmap_wanted, std::vector<std::string>{session.id});
+}
+
+class EngineMappedTightTest : public EngineMappedTest {
+ protected:
+  EngineMappedTightTest() : EngineMappedTest(Options()) {}
+  static EngineOptions Options() {
+    EngineOptions options;
+    options.budget_bytes = 1700 * kTokenBytes;
+    return options;
+  }
+};
+
+// Twice the room of 600, and what the segments will take as long as they may turn out raw, do not
+// fit beside each other.
+TEST_F(EngineMappedTightTest, WhereMemoryIsShortSealingComesBeforeTheAnswer) {
+  const SessionInfo session = Create("chat", Codec::kPlanes);
+  const TestLease lease = Open();
+  const auto mapped = Map(lease, session.id, true, 0, 600);
+  ASSERT_TRUE(mapped.ok()) << mapped.status();
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  for (const ExtentRef& extent : mapped->directory->layers[0].room) {
+    auto* const values = reinterpret_cast<float*>(extent->data());
+    std::generate_n(values, extent->memory->size_bytes() / sizeof(float),
+                    [&] { return normal(random); });
+  }
+  const auto committed = Commit(lease, session.id, 1, 600);
+  ASSERT_TRUE(committed.ok()) << committed.status();
+  EXPECT_EQ(engine_.counts().planes_segments, 1);
+  const Directory::Layer& layer = committed->directory->layers[0];
+  EXPECT_EQ(layer.runs[1].form, TokenRun::Form::kPlanes);
+  uint64_t room = 0;
+  for (const ExtentRef& extent : layer.room) room += extent->memory->size_bytes() / kTokenBytes;
+  EXPECT_EQ(room, 9u * 64);
 }
 
 TEST_F(EngineMappedMemoryTest, WithoutMemoryForTheCopyNobodyWrites) {

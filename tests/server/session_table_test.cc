@@ -93,9 +93,9 @@ TEST(SessionTableTest, AMutationInFlightKeepsASessionAlive) {
   SessionTable table;
   const auto session = NewSession("a", "busy", absl::Seconds(1));
   table.Insert(session);
-  session->set_in_mutation(true);
+  session->BeginMutation();
   EXPECT_TRUE(table.TakeExpired(kStart + absl::Hours(1)).empty());
-  session->set_in_mutation(false);
+  session->EndMutation();
   EXPECT_EQ(table.TakeExpired(kStart + absl::Hours(1)).size(), 1u);
 }
 

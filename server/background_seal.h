@@ -1,0 +1,25 @@
+// Sealing that no call waits for: what a mapped writer's Commit has decided is encoded after the
+// Commit was answered.
+#ifndef KVDEPOT_SERVER_BACKGROUND_SEAL_H_
+#define KVDEPOT_SERVER_BACKGROUND_SEAL_H_
+
+#include <cstdint>
+
+#include "server/engine_state.h"
+#include "server/mutation_right.h"
+#include "server/session.h"
+
+namespace kvdepot {
+
+// Bytes of the exact tokens of `session` that are due: segments of them take about as much at most.
+// Under the engine's lock.
+uint64_t DueBytes(const Session& session);
+
+// Seals what is due in the session of `right`, turn after turn as a piece of work of its own, once
+// the right is given back. It ends where another mutation comes, which finds the rest due. Nothing
+// happens where nothing is due, or the tenant's queue is full: then the next Commit seals it.
+void StartBackgroundSeal(EngineState* state, const MutationRight& right);
+
+}  // namespace kvdepot
+
+#endif  // KVDEPOT_SERVER_BACKGROUND_SEAL_H_
