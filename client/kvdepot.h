@@ -206,7 +206,8 @@ int kvdepot_cuda_attend(kvdepot_cuda_stream* stream, size_t layer, float scale,
 /* Tokens of a prompt, as many as there is room for until the next commit. */
 int kvdepot_cuda_append(kvdepot_cuda_stream* stream, kvdepot_session* session, size_t layer,
                         const void* k, const void* v, size_t token_count);
-/* As kvdepot_commit, of what every layer has once the work queued so far is done. Returns at once. */
+/* As kvdepot_commit, of what every layer has once the work queued so far is done. Returns at once.
+ */
 int kvdepot_cuda_commit(kvdepot_cuda_stream* stream, kvdepot_session* session,
                         uint32_t room_tokens);
 /* Returns when all commits queued so far are answered, with the first error among the session's. */
