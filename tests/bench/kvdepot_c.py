@@ -106,6 +106,9 @@ class Stream:
     def refresh(self, session: Session) -> None:
         call("cuda_refresh", self.handle, session.handle)
 
+    def truncate(self, session: Session, token_count: int) -> None:
+        call("cuda_truncate", self.handle, session.handle, ctypes.c_uint64(token_count), TIMEOUT_SECONDS)
+
     def close(self) -> None:
         _library.kvdepot_cuda_stream_close(self.handle)
 

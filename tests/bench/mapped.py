@@ -214,6 +214,51 @@ def prompt_row(socket: str, repeats: int) -> dict:
             "shown": ["until_sealed"]}
 
 
+def decode_row(socket: str, tokens: int) -> dict:
+    """Generates tokens behind a prompt, a commit every few dozen that nobody waits for, against the same steps without
+    a commit, and so without sealing: those are taken in turns at the same lengths, and dropped again."""
+    layers, between, turn = 32, 32, 128
+    client = Client(socket, "decode", layers, kvdepot_c.WRITE, PIECE)
+    client.fill(PIECE, *prompt())
+    graph = client.graph(layers, True)
+
+    def steps(count: int, commits: bool) -> float:
+        client.torch_stream.synchronize()
+        begin = time.perf_counter()
+        for step in range(1, count + 1):
+            client.replay(graph)
+            if commits and step % between == 0:
+                client.stream.commit(client.session)
+                client.stream.refresh(client.session)
+        client.torch_stream.synchronize()
+        return time.perf_counter() - begin
+
+    steps(turn, True)
+    client.commit()
+    rates = []
+    for _ in range(tokens // turn):
+        # All that is due is sealed, and shown, before either.
+        client.commit()
+        committed = client.session.committed()
+        alone = steps(turn, False)
+        client.stream.truncate(client.session, committed)
+        client.stream.refresh(client.session)
+        sealing = steps(turn, True)
+        client.stream.wait(client.session)
+        client.commit()
+        if client.session.committed() != committed + turn:
+            raise RuntimeError(f"{client.session.committed()} tokens are committed, not {committed + turn}")
+        rates.append((turn / sealing, turn / alone))
+    client.close()
+    delete(socket, "decode")
+    sealing, alone = zip(*rates)
+    # Of all the tokens, as they come one after the other.
+    rate, rate_alone = (len(each) / sum(1 / one for one in each) for each in (sealing, alone))
+    return {"name": "decode_sealing/l8192_x32", "value": rate, "unit": "tokens/s", "opponent": "the same without commits",
+            "opponent_value": rate_alone, "ratio": rate / rate_alone, "repeats": len(rates),
+            "spread": results.spread(list(sealing))}
+
+
 def delete(socket: str, name: str) -> None:
     subprocess.run([results.program("client/cli/kvdepot"), "delete", name, f"--target={socket}"], check=True,
                    stdout=subprocess.DEVNULL)
@@ -318,6 +363,8 @@ def main() -> None:
             add([rpc_row(serving.socket, mapped)])
         if wanted("prompt_append/l8192_x32"):
             add([prompt_row(serving.socket, 3 if options.quick else 10)])
+        if wanted("decode_sealing/l8192_x32"):
+            add([decode_row(serving.socket, 512 if options.quick else 4096)])
         if wanted("clients8/separate_nomps", "clients8/shared_nomps"):
             add(clients_rows(serving.socket, "nomps", seconds))
     if wanted("clients8/separate_mps", "clients8/shared_mps"):

@@ -19,7 +19,7 @@ ROWS_MAX = 8
 # (Odd lengths are there for `neighbours`.)
 CHOSEN_ROW = re.compile(
     r"attend/compact/(b\d+_l\d*[02468](_g[18])?|mixed\d+|neighbours)$|attend/exact/|(en|de)code/compact/|"
-    r"(mapped|append|rpc)_attend/|prompt_append/|clients8/"
+    r"(mapped|append|rpc)_attend/|prompt_append/|decode_sealing/|clients8/"
 )
 ERROR_COLUMNS = ("profile", "bits a value", "calibrated", "own", "own, with q²", "KIVI 2 bit")
 
