@@ -20,25 +20,27 @@ size_t QueryValues(const LayerShape& shape) {
   return static_cast<size_t>(shape.query_heads) * static_cast<size_t>(shape.head_dim);
 }
 
-// DATA_LOSS if a key in an exact extent is not finite. They were when they were stored; since then
-// a process that maps the session for writing can have written anything there. Of what was sealed
-// meanwhile nothing is asked: it may be long, and this is one piece of work.
+// DATA_LOSS if a value in an exact extent is not finite. They were when they were stored; since
+// then a process that maps the session for writing can have written anything there. Of what was
+// sealed meanwhile nothing is asked: it may be long, and this is one piece of work.
 absl::Status CheckTail(Backend* backend, const AttendSubject& subject) {
   const size_t head_dim = static_cast<size_t>(subject.shape.head_dim);
   const size_t row_bytes = head_dim * DTypeBytes(subject.dtype);
   uint64_t position = subject.view_position;
-  std::vector<std::byte> keys;
+  std::vector<std::byte> values;
   for (const TokenRun& run : subject.view.runs) {
     const size_t count = static_cast<size_t>(run.count);
-    keys.resize(run.form == TokenRun::Form::kExact ? count * row_bytes : 0);
-    for (int head = 0; head < subject.shape.kv_heads && !keys.empty(); ++head) {
-      const size_t slot = 2 * static_cast<size_t>(head) * static_cast<size_t>(run.capacity) +
+    values.resize(run.form == TokenRun::Form::kExact ? count * row_bytes : 0);
+    // Head after head K and V.
+    for (int tensor = 0; tensor < 2 * subject.shape.kv_heads && !values.empty(); ++tensor) {
+      const size_t slot = static_cast<size_t>(tensor) * static_cast<size_t>(run.capacity) +
                           static_cast<size_t>(run.first);
-      backend->ReadBytes(run.data + slot * row_bytes, keys.size(), keys.data());
-      const size_t index = FirstNonFinite(keys.data(), subject.dtype, count * head_dim);
+      backend->ReadBytes(run.data + slot * row_bytes, values.size(), values.data());
+      const size_t index = FirstNonFinite(values.data(), subject.dtype, count * head_dim);
       if (index == count * head_dim) continue;
       return absl::DataLossError(absl::StrCat(
-          "tail: k of token ", position + index / head_dim, ", KV head ", head,
+          "tail: ", tensor % 2 == 0 ? "k" : "v", " of token ", position + index / head_dim,
+          ", KV head ", tensor / 2,
           ", is not finite, its mapped writer has overwritten it: truncate the session there"));
     }
     position += count;
@@ -133,18 +135,27 @@ AttendItem AttendBatch::ItemOf(const QuerySlice& slice) {
 }
 
 // Finite queries and keys may have a product that fp32 does not hold. Every query sees a token, its
-// own at least, so that only such a logit makes a sum that is not finite; or a key that was finite
-// when it was stored.
-absl::Status AttendBatch::CheckLogits(Backend* backend, const QuerySlice& slice) const {
-  const size_t heads = static_cast<size_t>(subjects_[slice.span].shape.query_heads);
+// own at least, so that only such a logit makes a log_sum_exp that is not finite; or a value that
+// was finite when it was stored. (Outputs alone may also be beyond fp32, if V is close to that.)
+absl::Status AttendBatch::CheckResults(Backend* backend, const QuerySlice& slice) const {
+  const AttendSubject& subject = subjects_[slice.span];
+  const size_t heads = static_cast<size_t>(subject.shape.query_heads);
   const size_t begin = static_cast<size_t>(slice.first) * heads;
   const size_t count = static_cast<size_t>(slice.count) * heads;
-  const size_t index = FirstNonFinite(
-      reinterpret_cast<const std::byte*>(&results_[slice.span].log_sum_exp[begin * sizeof(float)]),
-      DType::kFp32, count);
-  if (index == count) return absl::OkStatus();
-  absl::Status stored = CheckTail(backend, subjects_[slice.span]);
+  const auto first_non_finite = [&](const std::string& floats, size_t width) {
+    return FirstNonFinite(
+        reinterpret_cast<const std::byte*>(&floats[begin * width * sizeof(float)]), DType::kFp32,
+        count * width);
+  };
+  const size_t head_dim = static_cast<size_t>(subject.shape.head_dim);
+  const size_t index = first_non_finite(results_[slice.span].log_sum_exp, 1);
+  if (index == count &&
+      first_non_finite(results_[slice.span].output, head_dim) == count * head_dim) {
+    return absl::OkStatus();
+  }
+  absl::Status stored = CheckTail(backend, subject);
   if (!stored.ok()) return InItem(slice.span, stored);
+  if (index == count) return absl::OkStatus();
   const size_t row = begin + index;
   return InItem(
       slice.span,
@@ -158,7 +169,7 @@ absl::StatusOr<bool> AttendBatch::RunPiece(Backend* backend) {
   for (const QuerySlice& slice : pieces_[next_piece_]) items.push_back(ItemOf(slice));
   absl::Status status = backend->Attend(items);
   for (const QuerySlice& slice : pieces_[next_piece_]) {
-    if (status.ok()) status = CheckLogits(backend, slice);
+    if (status.ok()) status = CheckResults(backend, slice);
   }
   if (!status.ok()) return status;
   return ++next_piece_ < pieces_.size();

@@ -63,7 +63,8 @@ class AttendBatch {
 
   // Computes the next piece of what was prepared. True: pieces remain. Errors as Backend::Attend;
   // INVALID_ARGUMENT naming an item's queries.q where a logit is beyond fp32; DATA_LOSS where that
-  // is because a key in the tail is not finite any more. On the worker; queries are finite.
+  // is, or an output is, because a value in the tail is not finite any more. On the worker; queries
+  // are finite.
   absl::StatusOr<bool> RunPiece(Backend* backend);
 
   // Once no pieces remain.
@@ -71,7 +72,7 @@ class AttendBatch {
 
  private:
   AttendItem ItemOf(const QuerySlice& slice);
-  absl::Status CheckLogits(Backend* backend, const QuerySlice& slice) const;
+  absl::Status CheckResults(Backend* backend, const QuerySlice& slice) const;
 
   const uint64_t row_tokens_max_;
   std::vector<AttendSubject> subjects_;

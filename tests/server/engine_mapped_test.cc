@@ -315,6 +315,13 @@ TEST_F(EngineMappedTest, ATailThatItsWriterPoisonedIsNotTheQuerysFault) {
             absl::DataLossError(
                 "items[0].tail: k of token 21, KV head 0, is not finite, its mapped writer has "
                 "overwritten it: truncate the session there"));
+  // The other way round, which no logit shows.
+  auto* const values = reinterpret_cast<float*>(tail->data());
+  std::swap(values[5 * 64 + 3], values[64 * 64 + 7 * 64]);
+  EXPECT_EQ(engine_.Attend(0, {Query(session.id, kShape, q)}).status(),
+            absl::DataLossError(
+                "items[0].tail: v of token 23, KV head 0, is not finite, its mapped writer has "
+                "overwritten it: truncate the session there"));
 }
 
 TEST_F(EngineMappedTest, MappedSessionsDoNotExpire) {
