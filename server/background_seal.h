@@ -16,8 +16,9 @@ namespace kvdepot {
 uint64_t DueBytes(const Session& session);
 
 // Seals what is due in the session of `right`, turn after turn as a piece of work of its own, once
-// the right is given back. It ends where another mutation comes, which finds the rest due. Nothing
-// happens where nothing is due, or the tenant's queue is full: then the next Commit seals it.
+// the right is given back. It ends where another mutation comes: Commit and Truncate seal the rest
+// first, a take-over and whoever maps for writing start this again, and the rest of them leave it
+// to those. Nothing happens where nothing is due, or the tenant's queue is full: then it stays due.
 void StartBackgroundSeal(EngineState* state, const MutationRight& right);
 
 }  // namespace kvdepot

@@ -9,6 +9,7 @@
 #include "server/engine_work.h"
 #include "server/layer.h"
 #include "server/mutation_right.h"
+#include "server/sealer.h"
 
 namespace kvdepot {
 namespace {
@@ -55,8 +56,12 @@ class TruncateWork final : public EngineWork<SessionInfo> {
     return absl::OkStatus();
   }
 
+  // What is due is sealed first, whatever is cut off: what stays is the same, whether or not a
+  // background seal had come so far.
   absl::optional<absl::StatusOr<SessionInfo>> Step() override {
     Session* const session = right_.session();
+    if (!sealer_.has_value()) sealer_.emplace(state(), AllLayers(session));
+    if (sealer_->RunTurn()) return absl::nullopt;
     const DType dtype = session->spec().dtype;
     std::vector<absl::optional<CutExtent>> cuts;
     {
@@ -102,6 +107,7 @@ class TruncateWork final : public EngineWork<SessionInfo> {
   const uint64_t generation_;
   const uint64_t token_count_;
   MutationRight right_;
+  absl::optional<Sealer> sealer_;
 };
 
 }  // namespace

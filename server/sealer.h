@@ -15,7 +15,8 @@
 
 namespace kvdepot {
 
-// A layer of a session that is in the hands of the caller (MutationRight).
+// A layer of a session that nobody else changes during a turn: it is in the hands of the caller
+// (MutationRight), or in nobody's (background_seal.h).
 struct SealTarget {
   Session* session = nullptr;
   size_t layer = 0;
