@@ -3,23 +3,18 @@
 #ifndef KVDEPOT_SERVER_BACKGROUND_SEAL_H_
 #define KVDEPOT_SERVER_BACKGROUND_SEAL_H_
 
-#include <cstdint>
+#include <memory>
 
 #include "server/engine_state.h"
-#include "server/mutation_right.h"
 #include "server/session.h"
 
 namespace kvdepot {
 
-// Bytes of the exact tokens of `session` that are due: segments of them take about as much at most.
-// Under the engine's lock.
-uint64_t DueBytes(const Session& session);
-
-// Seals what is due in the session of `right`, turn after turn as a piece of work of its own, once
-// the right is given back. It ends where another mutation comes: Commit and Truncate seal the rest
-// first, a take-over and whoever maps for writing start this again, and the rest of them leave it
-// to those. Nothing happens where nothing is due, or the tenant's queue is full: then it stays due.
-void StartBackgroundSeal(EngineState* state, const MutationRight& right);
+// Seals what is due in a session that waits for it (Session::BackgroundSeal), turn after turn as a
+// piece of work of its own. Where a turn meets a mutation it ends, and the session waits again: who
+// gives the right to the mutation back (MutationRight) calls this. Where the tenant's queue is full
+// the session goes on waiting, for the end of the next mutation. Without the lock.
+void StartBackgroundSeal(EngineState* state, const std::shared_ptr<Session>& session);
 
 }  // namespace kvdepot
 

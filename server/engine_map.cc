@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
-#include "server/background_seal.h"
 #include "server/commit_check.h"
 #include "server/engine_lease.h"
 #include "server/engine_work.h"
@@ -193,8 +192,6 @@ class MapWork final : public EngineWork<MapReply> {
       absl::Status status = BecomeWriter();
       if (!status.ok()) return status;
       TopUpRoom(state(), session_.get());
-      // What a Commit before a take-over or a truncation left.
-      StartBackgroundSeal(state(), right_);
     }
     return Publication(state(), caller().tenant, request_.lease_id, session_, request_.have_version)
         .Publish();
@@ -283,17 +280,17 @@ class CommitWork final : public EngineWork<MapReply> {
       if (!status.ok()) return status;
       stored_ = true;
       sealer_.emplace(state(), AllLayers(session));
-      if (!TopUpRoomIfFree(state(), session, BytesToSeal())) return absl::nullopt;
+      if (!TopUpRoomIfFree(state(), session)) return absl::nullopt;
     }
-    StartBackgroundSeal(state(), right_);
+    WantBackgroundSeal();
     return Publication(state(), caller().tenant, request_.lease_id, right_.shared_session(),
                        request_.have_version)
         .Publish();
   }
 
-  uint64_t BytesToSeal() const {
+  void WantBackgroundSeal() {
     MutexLock lock(state()->mu);
-    return DueBytes(*right_.session());
+    right_.session()->WantBackgroundSeal();
   }
 
   absl::Status Store() {

@@ -7,14 +7,6 @@
 
 namespace kvdepot {
 
-uint64_t RoomTokens(const Session& session) {
-  uint64_t room = std::numeric_limits<uint64_t>::max();
-  for (size_t i = 0; i < session.layers().size(); ++i) {
-    room = std::min(room, session.layers()[i].RoomIn(session.writer()->room[i].size()));
-  }
-  return room;
-}
-
 namespace {
 
 // False: there was no memory for all.
@@ -51,11 +43,23 @@ bool AddRoom(EngineState* state, Session* session, bool asks) {
 
 }  // namespace
 
+uint64_t RoomTokens(const Session& session) {
+  uint64_t room = std::numeric_limits<uint64_t>::max();
+  for (size_t i = 0; i < session.layers().size(); ++i) {
+    room = std::min(room, session.layers()[i].RoomIn(session.writer()->room[i].size()));
+  }
+  return room;
+}
+
 void TopUpRoom(EngineState* state, Session* session) { (void)AddRoom(state, session, true); }
 
-bool TopUpRoomIfFree(EngineState* state, Session* session, uint64_t spared_bytes) {
-  const absl::StatusOr<MemoryCharge> spared =
-      state->budget.Reserve(session->tenant(), spared_bytes);
+bool TopUpRoomIfFree(EngineState* state, Session* session) {
+  uint64_t due_bytes = 0;
+  {
+    MutexLock lock(state->mu);
+    due_bytes = session->due_bytes();
+  }
+  const absl::StatusOr<MemoryCharge> spared = state->budget.Reserve(session->tenant(), due_bytes);
   return spared.ok() && AddRoom(state, session, false);
 }
 

@@ -17,9 +17,9 @@ uint64_t RoomTokens(const Session& session);
 // memory ends: then it has less, and a later call goes on. If a layer has no room at all, the
 // tenant's leases are asked to unmap. On the worker, in the hands of the caller (MutationRight).
 void TopUpRoom(EngineState* state, Session* session);
-// The same without asking anybody, and with `spared_bytes` of the budget left over. False: the
-// memory ends before.
-bool TopUpRoomIfFree(EngineState* state, Session* session, uint64_t spared_bytes);
+// The same without asking anybody, and with as much memory left over as the session's due segments
+// may take. False: the memory ends before.
+bool TopUpRoomIfFree(EngineState* state, Session* session);
 
 }  // namespace kvdepot
 

@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "server/background_seal.h"
 
 namespace kvdepot {
 
@@ -101,9 +102,14 @@ MutationRight& MutationRight::operator=(MutationRight&& other) noexcept {
 
 MutationRight::~MutationRight() {
   if (session_ == nullptr) return;
-  MutexLock lock(state_->mu);
-  session_->EndMutation();
-  session_->Touch(state_->clock->Now());
+  bool seal_waits = false;
+  {
+    MutexLock lock(state_->mu);
+    session_->EndMutation();
+    session_->Touch(state_->clock->Now());
+    seal_waits = session_->background_seal() == Session::BackgroundSeal::kWaits;
+  }
+  if (seal_waits) StartBackgroundSeal(state_, session_);
 }
 
 }  // namespace kvdepot

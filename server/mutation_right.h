@@ -12,7 +12,8 @@
 
 namespace kvdepot {
 
-// Held until destroyed or reset, which takes the engine's lock and counts as a use of the session.
+// Held until destroyed or reset, which takes the engine's lock, counts as a use of the session, and
+// starts the background seal that waits for it.
 class MutationRight {
  public:
   // NOT_FOUND, FAILED_PRECONDITION if a lease other than `lease_id` (empty: none) is the session's

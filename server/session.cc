@@ -58,4 +58,12 @@ uint64_t Session::stored_bytes() const {
   return bytes;
 }
 
+uint64_t Session::due_bytes() const {
+  uint64_t bytes = 0;
+  for (const Layer& layer : layers_) {
+    bytes += layer.due_tokens() * ExactExtentBytes(layer.shape(), spec_.dtype, 1);
+  }
+  return bytes;
+}
+
 }  // namespace kvdepot

@@ -61,6 +61,18 @@ class Session {
   // Number of the last one.
   uint64_t mutation() const { return mutation_; }
 
+  // What a Commit has left due: it waits for whoever has the session in mutation, or is being
+  // sealed (background_seal.h).
+  enum class BackgroundSeal { kNone, kWaits, kRuns };
+  BackgroundSeal background_seal() const { return background_seal_; }
+  void set_background_seal(BackgroundSeal seal) { background_seal_ = seal; }
+  // If anything is due, it is sealed once the mutation in flight has ended.
+  void WantBackgroundSeal() {
+    if (background_seal_ == BackgroundSeal::kNone && due_bytes() > 0) {
+      background_seal_ = BackgroundSeal::kWaits;
+    }
+  }
+
   // No longer in the table: what is still in flight ends, and nothing new begins.
   bool deleted() const { return deleted_; }
   void set_deleted() { deleted_ = true; }
@@ -96,6 +108,8 @@ class Session {
   uint64_t logical_bytes() const;
   // Bytes charged for them.
   uint64_t stored_bytes() const;
+  // Of the exact tokens that are due: segments of them take about as much at most.
+  uint64_t due_bytes() const;
 
  private:
   const std::string id_;
@@ -106,6 +120,7 @@ class Session {
   uint64_t generation_ = 1;
   bool in_mutation_ = false;
   uint64_t mutation_ = 0;
+  BackgroundSeal background_seal_ = BackgroundSeal::kNone;
   bool deleted_ = false;
   absl::optional<MappedWriter> writer_;
   bool left_by_writer_ = false;

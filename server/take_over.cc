@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "absl/types/optional.h"
-#include "server/background_seal.h"
 #include "server/engine_work.h"
 #include "server/layer.h"
 #include "server/mutation_right.h"
@@ -49,8 +48,6 @@ class TakeOverWork final : public EngineWork<SessionInfo> {
  private:
   absl::optional<absl::StatusOr<SessionInfo>> Step() override {
     absl::Status status = kvdepot::TakeOver(state(), session_.get());
-    // This work has interrupted what the writer's last Commit left to seal.
-    StartBackgroundSeal(state(), right_);
     if (!status.ok()) return status;
     MutexLock lock(state()->mu);
     return session_->Info();

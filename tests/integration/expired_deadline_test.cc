@@ -10,9 +10,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
-#include "server/mutex.h"
-#include "tests/gpu/forwarding_backend.h"
 #include "tests/integration/metric.h"
+#include "tests/server/gate.h"
+#include "tests/server/gated_backend.h"
 #include "tests/server/services/test_daemon.h"
 
 namespace kvdepot {
@@ -21,45 +21,6 @@ namespace {
 constexpr int kTokens = 100;
 // Enough for a call to reach the daemon on a busy machine.
 constexpr std::chrono::seconds kDeadline(2);
-
-// Holds whoever comes until it is opened.
-class Gate {
- public:
-  void Pass() {
-    MutexLock lock(mu_);
-    reached_ = true;
-    changed_.NotifyAll();
-    while (!open_) changed_.Wait(mu_);
-  }
-  void WaitUntilReached() {
-    MutexLock lock(mu_);
-    while (!reached_) changed_.Wait(mu_);
-  }
-  void Open() {
-    MutexLock lock(mu_);
-    open_ = true;
-    changed_.NotifyAll();
-  }
-
- private:
-  Mutex mu_;
-  CondVar changed_;
-  bool reached_ ABSL_GUARDED_BY(mu_) = false;
-  bool open_ ABSL_GUARDED_BY(mu_) = false;
-};
-
-class GatedBackend final : public ForwardingBackend {
- public:
-  GatedBackend(std::unique_ptr<Backend> to, Gate* gate)
-      : ForwardingBackend(std::move(to)), gate_(gate) {}
-  absl::Status Attend(absl::Span<const AttendItem> items) override {
-    gate_->Pass();
-    return ForwardingBackend::Attend(items);
-  }
-
- private:
-  Gate* const gate_;
-};
 
 class ExpiredDeadlineTest : public testing::Test {
  protected:

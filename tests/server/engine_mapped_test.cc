@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "server/lease_table.h"
 #include "tests/server/engine_fixture.h"
+#include "tests/server/gate.h"
 #include "tests/server/gated_backend.h"
 #include "tests/server/late_backend.h"
 
@@ -360,11 +361,33 @@ TEST_F(EngineMappedTest, WhatIsSealedIsWhatAppendsOfTheSameSizesSeal) {
   }
 }
 
+// Where the first of some segments that a Commit has made due is held on its way.
 class EngineMappedGatedTest : public EngineMappedTest {
  protected:
-  EngineMappedGatedTest() : EngineMappedTest(std::make_unique<GatedBackend>(&gate_)) {}
+  EngineMappedGatedTest()
+      : EngineMappedTest(std::make_unique<GatedBackend>(MakeCpuBackend(1), &gate_)) {
+    gate_.Close();
+  }
   // Else the engine would wait for it in the end.
   ~EngineMappedGatedTest() override { gate_.Open(); }
+
+  // The answer.
+  MapReply CommitUpToTheGate(uint64_t token_count) {
+    EXPECT_TRUE(Map(lease_, session_.id, true, 0, token_count).ok());
+    const absl::StatusOr<MapReply> committed = Commit(lease_, session_.id, 1, token_count);
+    EXPECT_TRUE(committed.ok()) << committed.status();
+    gate_.WaitUntilReached();
+    return *committed;
+  }
+  void Truncate(uint64_t token_count, Pending<SessionInfo>* result) {
+    Caller caller = engine_.caller();
+    caller.lease_id = lease_.id;
+    engine_->TruncateSession(caller, session_.id, 1, token_count, result->done());
+  }
+  uint64_t SealedEnd() { return engine_.Get(session_.id).layers[0].sealed_end; }
+  void WaitUntilSealed(uint64_t sealed_end) {
+    while (SealedEnd() < sealed_end) engine_->ExpireLeases();
+  }
 
   static bool IsExact(const MapReply& reply) {
     const std::vector<TokenRun>& runs = reply.directory->layers[0].runs;
@@ -373,39 +396,29 @@ class EngineMappedGatedTest : public EngineMappedTest {
   }
 
   static Gate gate_;
+  const SessionInfo session_ = Create("chat");
+  const TestLease lease_ = Open();
 };
 Gate EngineMappedGatedTest::gate_;
 
 TEST_F(EngineMappedGatedTest, ACommitDoesNotWaitForWhatItSeals) {
-  const SessionInfo session = Create("chat");
-  const TestLease lease = Open();
-  ASSERT_TRUE(Map(lease, session.id, true, 0, 1500).ok());
-  gate_.Close();
-  const auto committed = Commit(lease, session.id, 1, 1500);
-  ASSERT_TRUE(committed.ok()) << committed.status();
-  EXPECT_EQ(committed->directory->token_count, 1500u);
-  EXPECT_TRUE(IsExact(*committed));
-  EXPECT_FALSE(committed->directory->layers[0].room.empty());
-  EXPECT_EQ(engine_.Get(session.id).layers[0].sealed_end, 0u);
+  const MapReply committed = CommitUpToTheGate(1500);
+  EXPECT_EQ(committed.directory->token_count, 1500u);
+  EXPECT_TRUE(IsExact(committed));
+  EXPECT_FALSE(committed.directory->layers[0].room.empty());
+  EXPECT_EQ(SealedEnd(), 0u);
   gate_.Open();
-  const auto next = Commit(lease, session.id, 1, 1500);
+  const auto next = Commit(lease_, session_.id, 1, 1500);
   ASSERT_TRUE(next.ok()) << next.status();
   EXPECT_FALSE(IsExact(*next));
-  EXPECT_GT(engine_.Get(session.id).layers[0].sealed_end, 1000u);
+  EXPECT_GT(SealedEnd(), 1000u);
 }
 
+// It cuts into the second segment.
 TEST_F(EngineMappedGatedTest, ATruncationMeanwhileKeepsSealedWhatWasDue) {
-  const SessionInfo session = Create("chat");
-  const TestLease lease = Open();
-  ASSERT_TRUE(Map(lease, session.id, true, 0, 3000).ok());
-  gate_.Close();
-  ASSERT_TRUE(Commit(lease, session.id, 1, 3000).ok());
-  // It is admitted while the first segment is on its way, and cuts into the second.
-  gate_.WaitUntilReached();
+  CommitUpToTheGate(3000);
   Pending<SessionInfo> truncated;
-  Caller caller = engine_.caller();
-  caller.lease_id = lease.id;
-  engine_->TruncateSession(caller, session.id, 1, 1200, truncated.done());
+  Truncate(1200, &truncated);
   gate_.Open();
   const auto after = truncated.Wait();
   ASSERT_TRUE(after.ok()) << after.status();
@@ -413,32 +426,30 @@ TEST_F(EngineMappedGatedTest, ATruncationMeanwhileKeepsSealedWhatWasDue) {
   EXPECT_EQ(after->layers[0].sealed_end, 1200u);
 }
 
+TEST_F(EngineMappedGatedTest, ARefusedCallMeanwhileLeavesNothingDue) {
+  CommitUpToTheGate(3000);
+  Pending<SessionInfo> refused;
+  Truncate(4000, &refused);
+  EXPECT_TRUE(absl::IsOutOfRange(refused.Wait().status()));
+  gate_.Open();
+  WaitUntilSealed(2000);
+}
+
 TEST_F(EngineMappedGatedTest, ATakeOverMeanwhileLeavesNothingDue) {
-  const SessionInfo session = Create("chat");
-  const TestLease lease = Open();
-  ASSERT_TRUE(Map(lease, session.id, true, 0, 3000).ok());
-  gate_.Close();
-  ASSERT_TRUE(Commit(lease, session.id, 1, 3000).ok());
-  gate_.WaitUntilReached();
-  engine_->EndLease(lease.id, absl::CancelledError("gone"));
-  // Admitted while the first of several segments is on its way.
+  CommitUpToTheGate(3000);
+  engine_->EndLease(lease_.id, absl::CancelledError("gone"));
   engine_->ExpireLeases();
   gate_.Open();
-  TickUntilGeneration(session.id, 2);
-  while (engine_.Get(session.id).layers[0].sealed_end < 2000) engine_->ExpireLeases();
-  engine_->ReleaseLease(lease.id);
+  TickUntilGeneration(session_.id, 2);
+  WaitUntilSealed(2000);
+  engine_->ReleaseLease(lease_.id);
 }
 
 TEST_F(EngineMappedGatedTest, ADeletedSessionIsSealedNoFurther) {
-  const SessionInfo session = Create("chat");
-  const TestLease lease = Open();
-  ASSERT_TRUE(Map(lease, session.id, true, 0, 5000).ok());
-  gate_.Close();
-  ASSERT_TRUE(Commit(lease, session.id, 1, 5000).ok());
-  gate_.WaitUntilReached();
-  ASSERT_TRUE(engine_->DeleteSession(engine_.caller(), session.id).ok());
+  CommitUpToTheGate(5000);
+  ASSERT_TRUE(engine_->DeleteSession(engine_.caller(), session_.id).ok());
   gate_.Open();
-  ASSERT_TRUE(engine_->UnmapSession(engine_.caller(), lease.id, session.id).ok());
+  ASSERT_TRUE(engine_->UnmapSession(engine_.caller(), lease_.id, session_.id).ok());
   // Until it has let go of the session.
   while (engine_->used_bytes() > 0) engine_->ExpireLeases();
   EXPECT_LE(engine_.counts().raw_segments, 1);

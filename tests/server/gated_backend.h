@@ -1,53 +1,30 @@
-// A backend on the CPU that encodes nothing while a test holds its gate.
+// A backend that encodes and attends only while a test's gate is open.
 #ifndef KVDEPOT_TESTS_SERVER_GATED_BACKEND_H_
 #define KVDEPOT_TESTS_SERVER_GATED_BACKEND_H_
 
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "server/mutex.h"
 #include "tests/gpu/forwarding_backend.h"
+#include "tests/server/gate.h"
 
 namespace kvdepot {
-
-// Open at first.
-class Gate {
- public:
-  void Close() {
-    MutexLock lock(mu_);
-    open_ = false;
-    reached_ = false;
-  }
-  void Open() {
-    MutexLock lock(mu_);
-    open_ = true;
-    changed_.NotifyAll();
-  }
-  void Pass() {
-    MutexLock lock(mu_);
-    reached_ = true;
-    changed_.NotifyAll();
-    while (!open_) changed_.Wait(mu_);
-  }
-  // Somebody stands at it since it was closed, or has passed.
-  void WaitUntilReached() {
-    MutexLock lock(mu_);
-    while (!reached_) changed_.Wait(mu_);
-  }
-
- private:
-  Mutex mu_;
-  CondVar changed_;
-  bool open_ ABSL_GUARDED_BY(mu_) = true;
-  bool reached_ ABSL_GUARDED_BY(mu_) = false;
-};
 
 class GatedBackend final : public ForwardingBackend {
  public:
   // `gate` outlives the backend.
-  explicit GatedBackend(Gate* gate) : ForwardingBackend(MakeCpuBackend(1)), gate_(gate) {}
+  GatedBackend(std::unique_ptr<Backend> to, Gate* gate)
+      : ForwardingBackend(std::move(to)), gate_(gate) {}
 
   void Encode(absl::Span<EncodeJob> jobs) override {
     gate_->Pass();
     ForwardingBackend::Encode(jobs);
+  }
+  absl::Status Attend(absl::Span<const AttendItem> items) override {
+    gate_->Pass();
+    return ForwardingBackend::Attend(items);
   }
 
  private:

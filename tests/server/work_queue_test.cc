@@ -12,35 +12,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/mutex.h"
 #include "tests/server/fake_clock.h"
+#include "tests/server/gate.h"
 
 namespace kvdepot {
 namespace {
-
-class Gate {
- public:
-  void Open() {
-    MutexLock lock(mu_);
-    open_ = true;
-    changed_.NotifyAll();
-  }
-  void Pass() {
-    MutexLock lock(mu_);
-    reached_ = true;
-    changed_.NotifyAll();
-    while (!open_) changed_.Wait(mu_);
-  }
-  void AwaitReached() {
-    MutexLock lock(mu_);
-    while (!reached_) changed_.Wait(mu_);
-  }
-
- private:
-  Mutex mu_;
-  CondVar changed_;
-  bool reached_ ABSL_GUARDED_BY(mu_) = false;
-  bool open_ ABSL_GUARDED_BY(mu_) = false;
-};
 
 // What happened, in order: one worker writes it, and the test reads it when that is idle.
 class Journal {
@@ -97,7 +74,7 @@ class WorkQueueTest : public testing::Test {
   // Occupies the worker until the gate opens.
   void Block() {
     ASSERT_TRUE(Push("gate", "gate", 1, {}, &gate_).ok());
-    gate_.AwaitReached();
+    gate_.WaitUntilReached();
   }
 
   FakeClock clock_;
@@ -176,7 +153,7 @@ TEST_F(WorkQueueTest, ABriefRequestWaitsForItsTurnBehindOthers) {
 
 TEST_F(WorkQueueTest, WhatComesDuringABriefRequestIsDoneAfterIt) {
   std::thread brief([this] { ASSERT_TRUE(Push("a", "brief", 1, {}, &gate_).ok()); });
-  gate_.AwaitReached();
+  gate_.WaitUntilReached();
   ASSERT_TRUE(Push("b", "b", 1).ok());
   gate_.Open();
   brief.join();
