@@ -445,6 +445,24 @@ TEST_F(EngineMappedGatedTest, ATakeOverMeanwhileLeavesNothingDue) {
   engine_->ReleaseLease(lease_.id);
 }
 
+// It lasts for many pieces of work, between which the seal would have its turns.
+TEST_F(EngineMappedGatedTest, AnAppendMeanwhileLeavesNothingDueInTheEnd) {
+  CommitUpToTheGate(3000);
+  ASSERT_TRUE(engine_->UnmapSession(engine_.caller(), lease_.id, session_.id).ok());
+  auto addition = engine_->BeginAppend(engine_.caller(), session_.id, 1);
+  ASSERT_TRUE(addition.ok()) << addition.status();
+  gate_.Open();
+  // The second one stands in the queue behind what the first one found there.
+  const SessionInfo other = Create("other");
+  std::mt19937 random(1);
+  for (uint64_t i = 0; i < 2; ++i) {
+    ASSERT_TRUE(engine_.Append(other, 0, i, {RandomTokens(random, kShape, 1)}).ok());
+  }
+  EXPECT_LT(SealedEnd(), 2000u);
+  *addition = nullptr;
+  WaitUntilSealed(2000);
+}
+
 TEST_F(EngineMappedGatedTest, ADeletedSessionIsSealedNoFurther) {
   CommitUpToTheGate(5000);
   ASSERT_TRUE(engine_->DeleteSession(engine_.caller(), session_.id).ok());
