@@ -125,7 +125,7 @@ class Client {
 
   // Copies tokens to `k` and `v`, dense, from their start on, and returns how many tokens came.
   // Both must have room for what `request` names; where they have not, INVALID_ARGUMENT and their
-  // content is undefined.
+  // content is undefined. With ranges in the request both stay as they are.
   absl::StatusOr<uint64_t> Fetch(const v1::FetchRequest& request, absl::Span<char> k,
                                  absl::Span<char> v, absl::Time deadline) const;
 

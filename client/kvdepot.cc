@@ -19,6 +19,7 @@
 #include "client/cuda_mapped_stream.h"
 #include "client/lease.h"
 #include "client/mapped_session.h"
+#include "client/registered_buffer.h"
 #include "client/target.h"
 
 // What kvdepot.h declares.
@@ -29,6 +30,10 @@ struct kvdepot_lease {
 };
 struct kvdepot_session {
   std::unique_ptr<kvdepot::MappedSession> session;
+};
+struct kvdepot_buffer {
+  const kvdepot::Client* client;
+  std::unique_ptr<kvdepot::RegisteredBuffer> buffer;
 };
 struct kvdepot_stream {
   explicit kvdepot_stream(int threads) : stream(threads) {}
@@ -101,6 +106,13 @@ absl::Status Map(kvdepot_lease* lease, const std::string& session_id, int access
   if (!mapped.ok()) return mapped.status();
   *session = new kvdepot_session{*std::move(mapped)};
   return absl::OkStatus();
+}
+
+absl::StatusOr<const kvdepot::LayerShape*> LayerOf(const kvdepot_session& session, size_t layer) {
+  const std::vector<kvdepot::LayerShape>& layers = session.session->shape().layers;
+  if (layer < layers.size()) return &layers[layer];
+  return absl::InvalidArgumentError(
+      absl::StrCat("layer: ", layer, ", the session has ", layers.size()));
 }
 
 absl::StatusOr<int> TokenCount(size_t count) {
@@ -292,11 +304,8 @@ int kvdepot_session_token_count(const kvdepot_session* session, size_t layer, ui
     absl::Status status = CheckPointer(session, "session");
     if (status.ok()) status = CheckPointer(count, "count");
     if (!status.ok()) return status;
-    const size_t layers = session->session->shape().layers.size();
-    if (layer >= layers) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("layer: ", layer, ", the session has ", layers));
-    }
+    status = LayerOf(*session, layer).status();
+    if (!status.ok()) return status;
     *count = session->session->token_count(layer);
     return absl::OkStatus();
   });
@@ -337,6 +346,72 @@ int kvdepot_refresh(kvdepot_session* session, double timeout_seconds) {
 
 int kvdepot_truncate(kvdepot_session* session, uint64_t token_count, double timeout_seconds) {
   return Guard([&] { return session->session->Truncate(token_count, After(timeout_seconds)); });
+}
+
+int kvdepot_buffer_register(kvdepot_lease* lease, void* memory, size_t size_bytes,
+                            double timeout_seconds, kvdepot_buffer** buffer) {
+  return Guard([&] {
+    absl::Status status = CheckPointer(lease, "lease");
+    if (status.ok()) status = CheckPointer(buffer, "buffer");
+    if (!status.ok()) return status;
+    const bool on_device = !lease->lease->device().empty();
+    if (on_device != (memory != nullptr)) {
+      return absl::InvalidArgumentError(on_device
+                                            ? "memory: NULL, must be set, the daemon serves a GPU"
+                                            : "memory: set, must be NULL, the daemon serves a CPU");
+    }
+    const absl::Time deadline = After(timeout_seconds);
+    absl::StatusOr<std::unique_ptr<kvdepot::RegisteredBuffer>> registered =
+        on_device ? kvdepot::RegisteredBuffer::OfDevice(lease->lease, memory, size_bytes, deadline)
+                  : kvdepot::RegisteredBuffer::OfHost(lease->lease, size_bytes, deadline);
+    if (!registered.ok()) return registered.status();
+    *buffer = new kvdepot_buffer{lease->client.get(), *std::move(registered)};
+    return absl::OkStatus();
+  });
+}
+
+void* kvdepot_buffer_data(const kvdepot_buffer* buffer) {
+  return buffer == nullptr ? nullptr : buffer->buffer->data();
+}
+
+void kvdepot_buffer_close(kvdepot_buffer* buffer) {
+  Guard([&] {
+    delete buffer;
+    return absl::OkStatus();
+  });
+}
+
+int kvdepot_fetch(const kvdepot_session* session, size_t layer, uint64_t position,
+                  uint64_t token_count, int dtype, kvdepot_buffer* buffer, size_t k_offset,
+                  size_t v_offset, double timeout_seconds) {
+  return Guard([&] {
+    absl::Status status = CheckPointer(session, "session");
+    if (status.ok()) status = CheckPointer(buffer, "buffer");
+    if (!status.ok()) return status;
+    if (dtype < KVDEPOT_BF16 || dtype > KVDEPOT_FP32) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("dtype: ", dtype, ", must be KVDEPOT_BF16, KVDEPOT_FP16 or KVDEPOT_FP32"));
+    }
+    const absl::StatusOr<const kvdepot::LayerShape*> shape = LayerOf(*session, layer);
+    if (!shape.ok()) return shape.status();
+    if (token_count == 0) return absl::InvalidArgumentError("token_count: 0, must be at least 1");
+    const size_t row_bytes =
+        (*shape)->row_values() * kvdepot::DTypeBytes(static_cast<kvdepot::DType>(dtype));
+    if (token_count > buffer->buffer->size_bytes() / row_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("token_count: ", token_count,
+                                                     ", the buffer has room for ",
+                                                     buffer->buffer->size_bytes() / row_bytes));
+    }
+    kvdepot::v1::FetchRequest request;
+    request.set_session_id(session->session->id());
+    request.set_layer(static_cast<uint32_t>(layer));
+    request.set_position(position);
+    request.set_token_count(token_count);
+    request.set_dtype(static_cast<kvdepot::v1::Dtype>(dtype));
+    *request.mutable_k_range() = buffer->buffer->Range(k_offset, token_count * row_bytes);
+    *request.mutable_v_range() = buffer->buffer->Range(v_offset, token_count * row_bytes);
+    return buffer->client->Fetch(request, {}, {}, After(timeout_seconds)).status();
+  });
 }
 
 int kvdepot_stream_create(int threads, kvdepot_stream** stream) {

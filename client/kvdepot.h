@@ -15,10 +15,10 @@
  * No exception leaves this library, and nothing in it ends the process for what a caller passes,
  * but for pointers that are none.
  *
- * Handles are closed in the order session, lease; streams at any time. One thread at a time appends
- * to a session, truncates it or clears its error; one thread at a time uses a stream. Otherwise all
- * is thread-safe. Times are seconds that a call may wait for the daemon. Strings are UTF-8 and read
- * during the call only.
+ * Handles are closed in the order session and buffer, lease; streams at any time. One thread at a
+ * time appends to a session, truncates it or clears its error; one thread at a time uses a stream.
+ * Otherwise all is thread-safe. Times are seconds that a call may wait for the daemon. Strings are
+ * UTF-8 and read during the call only.
  *
  * Where the daemon serves a GPU, sessions are memory of that GPU, and a kvdepot_cuda_stream stands
  * in place of a kvdepot_stream: see the end of this file.
@@ -144,6 +144,25 @@ int kvdepot_commit(kvdepot_session* session, uint32_t room_tokens, double timeou
 int kvdepot_refresh(kvdepot_session* session, double timeout_seconds);
 /* Keeps token_count tokens of every layer. */
 int kvdepot_truncate(kvdepot_session* session, uint64_t token_count, double timeout_seconds);
+
+/* Memory of this process that the daemon writes in place, for a process that wants committed tokens
+ * as values and attends by itself. Closed before its lease. */
+typedef struct kvdepot_buffer kvdepot_buffer;
+
+/* Where the daemon serves a GPU: `memory` is the caller's, from cudaMalloc on that GPU, aligned to
+ * 16 bytes, and outlives the buffer; the daemon can reach all of its allocation. On a CPU: `memory`
+ * is NULL, and the buffer is new memory. */
+int kvdepot_buffer_register(kvdepot_lease* lease, void* memory, size_t size_bytes,
+                            double timeout_seconds, kvdepot_buffer** buffer);
+void* kvdepot_buffer_data(const kvdepot_buffer* buffer);
+void kvdepot_buffer_close(kvdepot_buffer* buffer);
+/* Writes `token_count` committed tokens of a layer, from `position` on, as values of `dtype` to the
+ * buffer: K from byte k_offset on, V from v_offset on, each [token][kv_head][channel], dense; both
+ * offsets are multiples of 16. Returns when they are there: what a GPU has queued that uses these
+ * bytes must be done before. OUT_OF_RANGE: not all of them are there. */
+int kvdepot_fetch(const kvdepot_session* session, size_t layer, uint64_t position,
+                  uint64_t token_count, int dtype, kvdepot_buffer* buffer, size_t k_offset,
+                  size_t v_offset, double timeout_seconds);
 
 /* `threads` >= 1: how many compute, the caller's included. */
 int kvdepot_stream_create(int threads, kvdepot_stream** stream);

@@ -26,8 +26,10 @@
 namespace kvdepot {
 namespace {
 
-// How often a mapping is asked for again whose slab was on its way out.
-constexpr int kMapAttemptsMax = 5;
+// How long to wait before a mapping is asked for again, at first and at most: the daemon thinks
+// that this process maps a slab which it has let go of, and is about to hear so.
+constexpr absl::Duration kMapRetryMin = absl::Milliseconds(1);
+constexpr absl::Duration kMapRetryMax = absl::Milliseconds(50);
 
 absl::StatusOr<FileDescriptor> ConnectLifeSocket(const std::string& path) {
   sockaddr_un address = {};
@@ -121,7 +123,7 @@ class OpenLease final : public Lease {
     request.set_lease_id(id());
     request.set_epoch(epoch());
     const std::lock_guard<std::mutex> calls(calls_);
-    for (int attempt = 1;; ++attempt) {
+    for (absl::Duration wait = kMapRetryMin;; wait = std::min(2 * wait, kMapRetryMax)) {
       v1::MapSessionResponse response;
       absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {
         return stub_->MapSession(context, request, &response);
@@ -129,7 +131,8 @@ class OpenLease final : public Lease {
       if (!status.ok()) return status;
       status = ReceiveSlabs(response.directory(), deadline);
       if (status.ok()) return response;
-      if (!absl::IsNotFound(status) || attempt == kMapAttemptsMax) return status;
+      if (!absl::IsNotFound(status) || absl::Now() + wait >= deadline) return status;
+      absl::SleepFor(wait);
     }
   }
 
@@ -185,6 +188,45 @@ class OpenLease final : public Lease {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = regions_.find(serial);
     return found == regions_.end() ? nullptr : found->second;
+  }
+
+  absl::StatusOr<uint64_t> RegisterBuffer(const IpcRegion& memory, absl::Time deadline) override {
+    const std::lock_guard<std::mutex> calls(calls_);
+    const uint64_t buffer = next_buffer_++;
+    v1::RegisterBufferRequest request;
+    request.set_lease_id(id());
+    request.set_epoch(epoch());
+    request.set_buffer(buffer);
+    request.set_size_bytes(memory.size_bytes);
+    absl::Status status;
+    if (memory.kind == RegionKind::kSharedMemory) {
+      request.set_kind(v1::BUFFER_KIND_SHARED_MEMORY);
+      v1::LifeClientMessage message;
+      message.mutable_buffer()->set_buffer(buffer);
+      status = SendPacket(life_socket_.get(), message.SerializeAsString(), memory.descriptor.get());
+    } else {
+      request.set_kind(v1::BUFFER_KIND_CUDA_IPC);
+      request.set_cuda_ipc_handle(memory.handle);
+    }
+    if (!status.ok()) return status;
+    v1::RegisterBufferResponse response;
+    status = Call(deadline, [&](grpc::ClientContext* context) {
+      return stub_->RegisterBuffer(context, request, &response);
+    });
+    if (!status.ok()) return status;
+    return buffer;
+  }
+
+  absl::Status UnregisterBuffer(uint64_t buffer, absl::Time deadline) override {
+    v1::UnregisterBufferRequest request;
+    request.set_lease_id(id());
+    request.set_epoch(epoch());
+    request.set_buffer(buffer);
+    const std::lock_guard<std::mutex> calls(calls_);
+    v1::UnregisterBufferResponse response;
+    return Call(deadline, [&](grpc::ClientContext* context) {
+      return stub_->UnregisterBuffer(context, request, &response);
+    });
   }
 
  private:
@@ -335,6 +377,7 @@ class OpenLease final : public Lease {
   std::thread heartbeat_;
 
   std::mutex calls_;
+  uint64_t next_buffer_ = 1;  // guarded by calls_
   std::mutex writes_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -62,6 +62,10 @@ class Lease {
   virtual void Retire(const std::string& session_id, uint64_t version) = 0;
   // Null: not mapped.
   virtual RegionRef Region(uint64_t serial) const = 0;
+
+  // What RegisteredBuffer asks: shows memory of this process to the daemon and returns its number.
+  virtual absl::StatusOr<uint64_t> RegisterBuffer(const IpcRegion& memory, absl::Time deadline) = 0;
+  virtual absl::Status UnregisterBuffer(uint64_t buffer, absl::Time deadline) = 0;
 };
 
 }  // namespace kvdepot

@@ -163,7 +163,7 @@ absl::Status MappedSession::CheckHostMemory() const {
       absl::StrCat("session: ", id_, ", lies on ", device(), ", where a CUDA stream must be used"));
 }
 
-absl::Status MappedSession::Append(size_t layer, const HostTokens& tokens) {
+absl::Status MappedSession::Append(size_t layer, const DenseTokens& tokens) {
   absl::Status status = CheckWriter();
   if (status.ok()) status = CheckHostMemory();
   if (status.ok()) status = CheckLayer(layer);
@@ -192,7 +192,7 @@ bool MappedSession::DropUnsent(uint64_t token_count) {
   return true;
 }
 
-absl::Status MappedSession::Write(size_t layer, const HostTokens& tokens) {
+absl::Status MappedSession::Write(size_t layer, const DenseTokens& tokens) {
   const LayerShape& shape = shape_.layers[layer];
   const uint64_t count = static_cast<uint64_t>(tokens.count);
   const size_t values = static_cast<size_t>(count) * shape.row_values();

@@ -86,7 +86,7 @@ class MappedSession {
   // Writes tokens behind the layer's: k and v are [token][kv_head][channel] in the session's dtype,
   // dense. FAILED_PRECONDITION: not the writer. INVALID_ARGUMENT: no such layer. What does not fit
   // or is not finite raises the flag, which is not this call's error.
-  absl::Status Append(size_t layer, const HostTokens& tokens);
+  absl::Status Append(size_t layer, const DenseTokens& tokens);
 
   // Makes the tokens that every layer has the session's, and takes the next directory. Layers that
   // are ahead keep their tokens. The daemon seals tokens behind its answer, so that directories
@@ -145,7 +145,7 @@ class MappedSession {
   // Keeps tokens of what written_ says.
   absl::Status TruncateWritten(uint64_t token_count, absl::Time deadline);
   // INVALID_ARGUMENT or RESOURCE_EXHAUSTED, which raise the flag; nothing is written then.
-  absl::Status Write(size_t layer, const HostTokens& tokens);
+  absl::Status Write(size_t layer, const DenseTokens& tokens);
   View ViewOf(size_t layer) const;
 
   const std::shared_ptr<Lease> lease_;
@@ -178,7 +178,7 @@ class MappedStream {
   struct Query {
     MappedSession* session = nullptr;
     // AppendAttend: written first; its count is that of the queries. Attend: not used.
-    HostTokens tokens;
+    DenseTokens tokens;
     int query_tokens = 0;
     // [query token][query_head][channel] in the session's dtype.
     const std::byte* q = nullptr;

@@ -72,10 +72,59 @@ size_t QueryRowCount(const AttendItem& item) {
   return static_cast<size_t>(item.query_tokens) * static_cast<size_t>(item.shape.query_heads);
 }
 
+// What kernels read of an item's queries: a piece of `input` that they are to be copied to, or,
+// with null for the host's side, where they lie on the device.
+struct QueryPlace {
+  std::byte* host;
+  const std::byte* device;
+};
+QueryPlace TakeQueries(const AttendItem& item, TwinMemory& input) {
+  if (item.q_space == MemorySpace::kDevice) return {nullptr, item.q};
+  const auto q = input.Take<std::byte>(QueryValues(item) * DTypeBytes(item.dtype));
+  return {q.host, q.device};
+}
+
+// Where the items' results go: into memory of the device that they name, or without gaps into
+// `output`, as all of that is copied back: a row of outputs is a multiple of the alignment.
+class ResultPlaces {
+ public:
+  using Piece = TwinMemory::Piece<float>;
+
+  ResultPlaces(absl::Span<const AttendItem* const> items, TwinMemory& output) {
+    size_t values = 0;
+    size_t rows = 0;
+    for (const AttendItem* item : items) {
+      if (item->results_space == MemorySpace::kDevice) continue;
+      values += QueryValues(*item);
+      rows += QueryRowCount(*item);
+    }
+    values_ = output.Take<float>(values);
+    log_sum_exp_ = output.Take<float>(rows);
+  }
+
+  // Output and log-sum-exp of the next item; null for the host's side where they stay on the
+  // device.
+  std::pair<Piece, Piece> Next(const AttendItem& item) {
+    if (item.results_space == MemorySpace::kDevice) {
+      return {Piece{nullptr, item.output}, Piece{nullptr, item.log_sum_exp}};
+    }
+    const std::pair<Piece, Piece> next = {values_, log_sum_exp_};
+    values_ = values_.From(QueryValues(item));
+    log_sum_exp_ = log_sum_exp_.From(QueryRowCount(item));
+    return next;
+  }
+
+ private:
+  // Of the next item.
+  Piece values_{nullptr, nullptr};
+  Piece log_sum_exp_{nullptr, nullptr};
+};
+
 // A launch's input and results in `input` and `results`; a first pass without buffers counts.
 struct Directory {
   AttendLaunch batch;
-  std::vector<std::pair<float*, float*>> results;  // output and log-sum-exp on the host, by item
+  // Output and log-sum-exp on the host, by item; null where they go to the device's memory.
+  std::vector<std::pair<float*, float*>> results;
 
   void Build(absl::Span<const AttendItem* const> items, TwinMemory& input, TwinMemory& output) {
     const size_t kv_heads = static_cast<size_t>(items[0]->shape.kv_heads);
@@ -89,17 +138,7 @@ struct Directory {
     const auto block_costs = input.Take<uint32_t>(items.size() * kv_heads);
     batch.cells = cells.device;
     batch.block_cost_bytes = block_costs.device;
-    // Without gaps, as all of it is copied back: a row of outputs is a multiple of the alignment.
-    size_t value_count = 0;
-    size_t row_count = 0;
-    for (const AttendItem* item : items) {
-      value_count += QueryValues(*item);
-      row_count += QueryRowCount(*item);
-    }
-    const auto all_values = output.Take<float>(value_count);
-    const auto all_log_sum_exp = output.Take<float>(row_count);
-    size_t first_value = 0;
-    size_t first_row = 0;
+    ResultPlaces places(items, output);
     std::map<const LayerCalibration*, TwinMemory::Piece<DeviceHead>> heads;
     results.clear();
     for (size_t i = 0; i < items.size(); ++i) {
@@ -107,11 +146,8 @@ struct Directory {
       const ListSizes counts = ListSizesOf(item.runs);
       const auto planes = input.Take<PlanesRun>(counts.planes);
       const auto exact = input.Take<ExactRun>(counts.exact);
-      const auto q = input.Take<std::byte>(QueryValues(item) * DTypeBytes(item.dtype));
-      const auto values = all_values.From(first_value);
-      const auto log_sum_exp = all_log_sum_exp.From(first_row);
-      first_value += QueryValues(item);
-      first_row += QueryRowCount(item);
+      const auto q = TakeQueries(item, input);
+      const auto [values, log_sum_exp] = places.Next(item);
       results.emplace_back(values.host, log_sum_exp.host);
       TwinMemory::Piece<DeviceHead> table{nullptr, nullptr};
       if (counts.planes > 0) {
@@ -138,7 +174,7 @@ struct Directory {
       cell.query_position = static_cast<uint32_t>(item.query_position);
       cell.query_tokens = static_cast<uint32_t>(item.query_tokens);
       cell.scale = item.shape.soft_cap > 0 ? item.scale / item.shape.soft_cap : item.scale * kLog2E;
-      memcpy(q.host, item.q, QueryValues(item) * DTypeBytes(item.dtype));
+      if (q.host != nullptr) memcpy(q.host, item.q, QueryValues(item) * DTypeBytes(item.dtype));
       for (size_t h = 0; h < kv_heads; ++h) {
         block_costs.host[i * kv_heads + h] = 0;
         if (table.host == nullptr) continue;
@@ -214,12 +250,15 @@ absl::Status CudaAttention::Launch(absl::Span<const AttendItem* const> items) {
     status = CudaStatus(LaunchAttend(batch, multiprocessors_, stream_), "attend");
     if (!status.ok()) return status;
   }
-  status = CudaStatus(cudaMemcpyAsync(host_results_.data(), device_results_.data(), results.used(),
-                                      cudaMemcpyDeviceToHost, stream_),
-                      "fetching outputs");
+  if (results.used() > 0) {
+    status = CudaStatus(cudaMemcpyAsync(host_results_.data(), device_results_.data(),
+                                        results.used(), cudaMemcpyDeviceToHost, stream_),
+                        "fetching outputs");
+  }
   if (status.ok()) status = CudaStatus(cudaStreamSynchronize(stream_), "attend");
   if (!status.ok()) return status;
   for (size_t i = 0; i < items.size(); ++i) {
+    if (items[i]->results_space == MemorySpace::kDevice) continue;
     memcpy(items[i]->output, directory.results[i].first, QueryValues(*items[i]) * sizeof(float));
     memcpy(items[i]->log_sum_exp, directory.results[i].second,
            QueryRowCount(*items[i]) * sizeof(float));

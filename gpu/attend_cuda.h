@@ -1,4 +1,5 @@
-// Attention of a batch on the GPU for callers whose queries and results lie in host memory.
+// Attention of a batch on the GPU for callers whose queries and results lie in host memory, or in
+// memory of the device as it is.
 #ifndef KVDEPOT_GPU_ATTEND_CUDA_H_
 #define KVDEPOT_GPU_ATTEND_CUDA_H_
 
@@ -22,7 +23,7 @@ class CudaAttention {
   // `stream` outlives this and belongs to the current device.
   static absl::StatusOr<CudaAttention> Create(cudaStream_t stream);
 
-  // Runs of `items` are device memory, everything else host memory. Returns when the results are
+  // Runs of `items` are device memory, q and results what they say. Returns when the results are
   // there. RESOURCE_EXHAUSTED if there is no memory for a batch of this size, INTERNAL if the
   // device fails.
   absl::Status Attend(absl::Span<const AttendItem> items);

@@ -22,17 +22,20 @@
 #include "absl/types/span.h"
 #include "gpu/calibration.h"
 #include "gpu/extent.h"
+#include "gpu/ipc_region.h"
+#include "gpu/memory_space.h"
 #include "gpu/shape.h"
 #include "gpu/slab_pool.h"
 #include "gpu/token_run.h"
 
 namespace kvdepot {
 
-// Tokens in host memory: k and v are [token][kv_head][channel] in the session's dtype, dense.
-struct HostTokens {
+// Tokens of a caller: k and v are [token][kv_head][channel] in the session's dtype, dense.
+struct DenseTokens {
   const std::byte* k = nullptr;
   const std::byte* v = nullptr;
   int count = 0;
+  MemorySpace space = MemorySpace::kHost;
 };
 
 // Attention of one session's query tokens over its visible tokens of one layer.
@@ -51,13 +54,15 @@ struct AttendItem {
   int query_tokens = 0;
   // Factor on q.k, not 0.
   float scale = 1;
-  // Host memory: [query token][query_head][channel] in the session's dtype, finite.
+  // [query token][query_head][channel] in the session's dtype, finite.
   const std::byte* q = nullptr;
-  // Host memory: [query token][query_head][channel] and [query token][query_head]. Where a query
-  // sees no token: 0 and -infinity. Where a logit that it sees overflows fp32: log_sum_exp is not
-  // finite, and the output has no meaning.
+  MemorySpace q_space = MemorySpace::kHost;
+  // [query token][query_head][channel] and [query token][query_head]. Where a query sees no token:
+  // 0 and -infinity. Where a logit that it sees overflows fp32: log_sum_exp is not finite, and the
+  // output has no meaning.
   float* output = nullptr;
   float* log_sum_exp = nullptr;
+  MemorySpace results_space = MemorySpace::kHost;
 };
 
 // Whole blocks that become one segment: exact extents of kBlockTokens tokens, in order, at most
@@ -114,6 +119,9 @@ class Backend {
   virtual SlabUsage slab_usage() const = 0;
   // Extent::place names the slab. Errors as SlabPool::Export. Any thread.
   virtual absl::StatusOr<ExportedSlab> ExportSlab(uint64_t serial) = 0;
+  // What another process has shown, as memory of kind kDevice. FAILED_PRECONDITION as MapRegion, or
+  // INVALID_ARGUMENT naming the kind if the device has no such memory. Any thread.
+  virtual absl::StatusOr<std::unique_ptr<MappedRegion>> MapBuffer(IpcRegion region) = 0;
 
   // RESOURCE_EXHAUSTED, naming device_memory if the device has no such memory left, or budget_bytes
   // if no slab of this tenant and use has room and the budget none for another. The engine's own
@@ -121,10 +129,9 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
                                                            size_t size_bytes) = 0;
 
-  // INVALID_ARGUMENT if any of `value_count` values in host memory is infinite or not a number; the
-  // message names `field`, the first such value and its index.
-  virtual absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
-                                   size_t value_count) = 0;
+  // Index of the first infinity or NaN among `count` values; `count` if there is none.
+  virtual size_t FirstNonFinite(const std::byte* values, MemorySpace space, DType dtype,
+                                size_t count) = 0;
 
   // Index of the first of `runs` with a value, of K or V, that is infinite or not a number;
   // runs.size() if there is none.
@@ -132,8 +139,9 @@ class Backend {
 
   // Copies tokens [from, from + count) of `tokens` to slots first_slot.. of an exact extent of
   // `capacity` tokens.
-  virtual void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
-                           int count, std::byte* extent, int capacity, int first_slot) = 0;
+  virtual void WriteTokens(const LayerShape& shape, DType dtype, const DenseTokens& tokens,
+                           int from, int count, std::byte* extent, int capacity,
+                           int first_slot) = 0;
 
   // Copies the first `count` slots of one exact extent to another of the same capacity.
   virtual void CopyTokens(const LayerShape& shape, DType dtype, const std::byte* from,
@@ -154,9 +162,10 @@ class Backend {
   // if the device has no memory to work on a batch of this size.
   virtual absl::Status Attend(absl::Span<const AttendItem> items) = 0;
 
-  // Values of `runs` to host memory as `to`: k and v are [token][kv_head][channel], dense.
+  // Values of `runs` to memory in `space` as `to`: k and v are [token][kv_head][channel], dense.
   virtual void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
-                      absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) = 0;
+                      absl::Span<const TokenRun> runs, DType to, MemorySpace space, std::byte* k,
+                      std::byte* v) = 0;
 
   // Returns when device memory is as the calls before have left it for other processes too.
   virtual void Synchronize() {}

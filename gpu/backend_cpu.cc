@@ -50,19 +50,25 @@ class CpuBackend : public Backend {
   absl::StatusOr<ExportedSlab> ExportSlab(uint64_t serial) override {
     return slabs_.Export(serial);
   }
+  absl::StatusOr<std::unique_ptr<MappedRegion>> MapBuffer(IpcRegion region) override {
+    if (region.kind == RegionKind::kSharedMemory) {
+      return MapSharedMemory(region, RegionAccess::kReadWrite);
+    }
+    return absl::InvalidArgumentError("kind: memory of a GPU, must be shared memory");
+  }
 
   absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
                                                    size_t size_bytes) override {
     return slabs_.Allocate(tenant, use, size_bytes);
   }
 
-  absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
-                           size_t value_count) override {
-    return CheckFiniteOnCpu(field, values, dtype, value_count);
+  size_t FirstNonFinite(const std::byte* values, MemorySpace /*space*/, DType dtype,
+                        size_t count) override {
+    return kvdepot::FirstNonFinite(values, dtype, count);
   }
   size_t FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> runs) override;
 
-  void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
+  void WriteTokens(const LayerShape& shape, DType dtype, const DenseTokens& tokens, int from,
                    int count, std::byte* extent, int capacity, int first_slot) override {
     raw::WriteTokens(shape, dtype, tokens, from, count, extent, capacity, first_slot);
   }
@@ -99,7 +105,8 @@ class CpuBackend : public Backend {
   }
 
   void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
-              absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override {
+              absl::Span<const TokenRun> runs, DType to, MemorySpace /*space*/, std::byte* k,
+              std::byte* v) override {
     DecodeRuns(shape, dtype, calibration, runs, to, k, v);
   }
 
@@ -170,7 +177,7 @@ size_t CpuBackend::FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> r
     const size_t values = static_cast<size_t>(run.count) * static_cast<size_t>(shape.head_dim);
     const std::byte* strip = run.data + static_cast<size_t>(run.first) * row_bytes;
     for (int tensor = 0; tensor < 2 * shape.kv_heads; ++tensor) {
-      if (FirstNonFinite(strip, dtype, values) < values) return i;
+      if (kvdepot::FirstNonFinite(strip, dtype, values) < values) return i;
       strip += static_cast<size_t>(run.capacity) * row_bytes;
     }
   }

@@ -99,6 +99,7 @@ class CudaBackend final : public Backend {
   absl::StatusOr<ExportedSlab> ExportSlab(uint64_t serial) override {
     return slabs_.Export(serial);
   }
+  absl::StatusOr<std::unique_ptr<MappedRegion>> MapBuffer(IpcRegion region) override;
 
   absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
                                                    size_t size_bytes) override {
@@ -107,14 +108,10 @@ class CudaBackend final : public Backend {
     return extent;
   }
 
-  absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
-                           size_t value_count) override {
-    // They come from the network and are in the host's cache.
-    return CheckFiniteOnCpu(field, values, dtype, value_count);
-  }
-
+  size_t FirstNonFinite(const std::byte* values, MemorySpace space, DType dtype,
+                        size_t count) override;
   size_t FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> runs) override;
-  void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
+  void WriteTokens(const LayerShape& shape, DType dtype, const DenseTokens& tokens, int from,
                    int count, std::byte* extent, int capacity, int first_slot) override;
   void CopyTokens(const LayerShape& shape, DType dtype, const std::byte* from, std::byte* to,
                   int capacity, int count) override;
@@ -123,7 +120,8 @@ class CudaBackend final : public Backend {
   void Encode(absl::Span<EncodeJob> jobs) override;
   absl::Status Attend(absl::Span<const AttendItem> items) override;
   void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
-              absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override;
+              absl::Span<const TokenRun> runs, DType to, MemorySpace space, std::byte* k,
+              std::byte* v) override;
   void Synchronize() override {
     if (Enter()) Ok(workspace_.stream.Synchronize());
   }
@@ -163,6 +161,30 @@ void CudaBackend::Fail(const absl::Status& status) {
   if (on_fault_) on_fault_(status);
 }
 
+absl::StatusOr<std::unique_ptr<MappedRegion>> CudaBackend::MapBuffer(IpcRegion region) {
+  if (region.kind != RegionKind::kCudaIpc) {
+    return absl::InvalidArgumentError("kind: host memory, must be a handle of cudaIpc");
+  }
+  region.device = device_.uuid;
+  return MapDeviceRegion(region, RegionAccess::kReadWrite);
+}
+
+size_t CudaBackend::FirstNonFinite(const std::byte* values, MemorySpace space, DType dtype,
+                                   size_t count) {
+  // They come from the network and are in the host's cache.
+  if (space == MemorySpace::kHost) return kvdepot::FirstNonFinite(values, dtype, count);
+  if (!Enter()) return count;
+  workspace_.arguments.Clear();
+  const auto first = workspace_.arguments.Add<uint64_t>(1);
+  uint64_t found = count;
+  if (Ok(raw::FindNonFinite(values, dtype, count, first.device, workspace_.stream.get()),
+         "checking values")) {
+    ReadBytes(reinterpret_cast<const std::byte*>(first.device), sizeof(found),
+              reinterpret_cast<std::byte*>(&found));
+  }
+  return found;
+}
+
 size_t CudaBackend::FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> runs) {
   for (size_t done = 0; done < runs.size(); done += kFiniteRunsMax) {
     const size_t now = std::min(kFiniteRunsMax, runs.size() - done);
@@ -192,11 +214,18 @@ size_t CudaBackend::FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> 
   return runs.size();
 }
 
-void CudaBackend::WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens,
+void CudaBackend::WriteTokens(const LayerShape& shape, DType dtype, const DenseTokens& tokens,
                               int from, int count, std::byte* extent, int capacity,
                               int first_slot) {
   if (!Enter()) return;
   const size_t token_bytes = shape.row_values() * DTypeBytes(dtype);
+  if (tokens.space == MemorySpace::kDevice) {
+    const size_t offset = static_cast<size_t>(from) * token_bytes;
+    Ok(ScatterTokens(shape, dtype, tokens.k + offset, tokens.v + offset, count, extent, capacity,
+                     first_slot, workspace_.stream.get()),
+       "writing tokens");
+    return;
+  }
   const int piece = static_cast<int>(workspace_.staging.slot_bytes() / (2 * token_bytes));
   KVDEPOT_CHECK(piece > 0);
   for (int done = 0; done < count; done += piece) {
@@ -261,10 +290,12 @@ absl::Status CudaBackend::Attend(absl::Span<const AttendItem> items) {
 }
 
 void CudaBackend::Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
-                         absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) {
+                         absl::Span<const TokenRun> runs, DType to, MemorySpace space, std::byte* k,
+                         std::byte* v) {
   if (!Enter()) return;
+  const bool to_host = space == MemorySpace::kHost;
   const size_t token_bytes = shape.row_values() * DTypeBytes(to);
-  const size_t tokens_max = kDecodedBytes / token_bytes;
+  const size_t tokens_max = to_host ? kDecodedBytes / token_bytes : SIZE_MAX;
   KVDEPOT_CHECK(tokens_max > 0);
   std::byte* const decoded_k = workspace_.decoded.data();
   std::byte* const decoded_v = decoded_k + kDecodedBytes;
@@ -280,8 +311,8 @@ void CudaBackend::Decode(const LayerShape& shape, DType dtype, const LayerCalibr
     while (run < runs.size() && batch_tokens < tokens_max && batch_runs.size() < kDecodeRunsMax) {
       TokenRun piece = runs[run];
       piece.first += run_done;
-      piece.count =
-          std::min<int>(piece.count - run_done, static_cast<int>(tokens_max - batch_tokens));
+      piece.count = static_cast<int>(
+          std::min(static_cast<size_t>(piece.count - run_done), tokens_max - batch_tokens));
       if (piece.count > 0) batch_runs.push_back({piece, batch_tokens});
       batch.run_tokens_max = std::max(batch.run_tokens_max, piece.count);
       batch_tokens += static_cast<size_t>(piece.count);
@@ -301,15 +332,17 @@ void CudaBackend::Decode(const LayerShape& shape, DType dtype, const LayerCalibr
     batch.runs = arguments.device;
     batch.run_count = static_cast<int>(batch_runs.size());
     batch.to = to;
-    batch.k = decoded_k;
-    batch.v = decoded_v;
+    batch.k = to_host ? decoded_k : k;
+    batch.v = to_host ? decoded_v : v;
     if (!Ok(workspace_.arguments.Upload(workspace_.stream)) ||
         !Ok(DecodeRuns(batch, workspace_.stream.get()), "decoding") ||
         !Ok(workspace_.stream.Synchronize())) {
       return;
     }
-    memcpy(k, decoded_k, batch_tokens * token_bytes);
-    memcpy(v, decoded_v, batch_tokens * token_bytes);
+    if (to_host) {
+      memcpy(k, decoded_k, batch_tokens * token_bytes);
+      memcpy(v, decoded_v, batch_tokens * token_bytes);
+    }
     k += batch_tokens * token_bytes;
     v += batch_tokens * token_bytes;
   }

@@ -42,6 +42,7 @@ absl::StatusOr<CudaDriver> LookUpAll() {
   add("cuMemMap", &driver.mem_map);
   add("cuMemUnmap", &driver.mem_unmap);
   add("cuMemSetAccess", &driver.mem_set_access);
+  add("cuMemGetAddressRange", &driver.get_address_range);
   if (!status.ok()) return status;
   return driver;
 }

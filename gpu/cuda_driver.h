@@ -24,6 +24,8 @@ struct CudaDriver {
   decltype(&::cuMemMap) mem_map = nullptr;
   decltype(&::cuMemUnmap) mem_unmap = nullptr;
   decltype(&::cuMemSetAccess) mem_set_access = nullptr;
+  // Of memory from cudaMalloc: where it begins and how much there is.
+  decltype(&::cuMemGetAddressRange) get_address_range = nullptr;
 
   // INTERNAL naming the first call that this machine's driver lacks. Lives as long as the process.
   static absl::StatusOr<const CudaDriver*> Get();

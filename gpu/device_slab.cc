@@ -187,12 +187,35 @@ class MappedAddressRange final : public MappedRegion {
 
 class OpenedIpcHandle final : public MappedRegion {
  public:
-  using MappedRegion::MappedRegion;
-  ~OpenedIpcHandle() override { (void)cudaIpcCloseMemHandle(data()); }
+  OpenedIpcHandle(void* data, size_t size_bytes, int device)
+      : MappedRegion(static_cast<std::byte*>(data), size_bytes), device_(device) {}
+  ~OpenedIpcHandle() override {
+    const CurrentDevice callers;
+    (void)cudaSetDevice(device_);
+    (void)cudaIpcCloseMemHandle(data());
+  }
 
-  OpenedIpcHandle(void* data, size_t size_bytes)
-      : MappedRegion(static_cast<std::byte*>(data), size_bytes) {}
+ private:
+  const int device_;
 };
+
+// What the allocation that `address` lies in takes.
+struct Allocated {
+  CUdeviceptr begin = 0;
+  size_t size_bytes = 0;
+};
+
+absl::StatusOr<Allocated> AllocationAround(const void* address) {
+  const absl::StatusOr<const CudaDriver*> driver = CudaDriver::Get();
+  if (!driver.ok()) return driver.status();
+  Allocated around;
+  absl::Status status =
+      (*driver)->ToStatus((*driver)->get_address_range(&around.begin, &around.size_bytes,
+                                                       reinterpret_cast<CUdeviceptr>(address)),
+                          "asking for the size of memory");
+  if (!status.ok()) return status;
+  return around;
+}
 
 // What this process cannot map is no fault of the device.
 absl::Status Refused(const absl::Status& status) {
@@ -219,7 +242,7 @@ absl::StatusOr<std::unique_ptr<MappedRegion>> MapDescriptor(const IpcRegion& reg
   return std::make_unique<MappedAddressRange>(*std::move(range), region.size_bytes);
 }
 
-absl::StatusOr<std::unique_ptr<MappedRegion>> OpenHandle(const IpcRegion& region) {
+absl::StatusOr<std::unique_ptr<MappedRegion>> OpenHandle(const IpcRegion& region, int device) {
   cudaIpcMemHandle_t handle;
   if (region.handle.size() != sizeof(handle.reserved)) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -234,7 +257,12 @@ absl::StatusOr<std::unique_ptr<MappedRegion>> OpenHandle(const IpcRegion& region
     (void)cudaGetLastError();
     return status;
   }
-  return std::make_unique<OpenedIpcHandle>(data, region.size_bytes);
+  auto opened = std::make_unique<OpenedIpcHandle>(data, region.size_bytes, device);
+  const absl::StatusOr<Allocated> around = AllocationAround(data);
+  if (!around.ok()) return around.status();
+  if (region.size_bytes <= around->size_bytes) return opened;
+  return absl::FailedPreconditionError(absl::StrCat("region.size_bytes: ", region.size_bytes,
+                                                    ", its handle has ", around->size_bytes));
 }
 
 }  // namespace
@@ -264,9 +292,32 @@ absl::StatusOr<std::unique_ptr<MappedRegion>> MapDeviceRegion(const IpcRegion& r
   }
   auto mapped = region.kind == RegionKind::kCudaMemory
                     ? MapDescriptor(region, device->index, access)
-                    : OpenHandle(region);
+                    : OpenHandle(region, device->index);
   if (!mapped.ok()) return Refused(mapped.status());
   return mapped;
+}
+
+absl::StatusOr<ExportedMemory> ExportDeviceMemory(const void* data, size_t size_bytes) {
+  const absl::StatusOr<Allocated> around = AllocationAround(data);
+  if (!around.ok()) return Refused(around.status());
+  ExportedMemory exported;
+  exported.offset = reinterpret_cast<CUdeviceptr>(data) - around->begin;
+  if (size_bytes > around->size_bytes - exported.offset) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("region.size_bytes: ", size_bytes, ", the allocation has ",
+                     around->size_bytes - exported.offset, " from there on"));
+  }
+  cudaIpcMemHandle_t handle;
+  absl::Status status = CudaStatus(cudaIpcGetMemHandle(&handle, const_cast<void*>(data)),
+                                   "exporting memory, which must come from cudaMalloc");
+  if (!status.ok()) {
+    (void)cudaGetLastError();
+    return Refused(status);
+  }
+  exported.region.kind = RegionKind::kCudaIpc;
+  exported.region.size_bytes = around->size_bytes;
+  exported.region.handle.assign(handle.reserved, sizeof(handle.reserved));
+  return exported;
 }
 
 }  // namespace kvdepot

@@ -1,6 +1,7 @@
-// Slabs of the CUDA backend, and how another process maps them: as a descriptor of the driver
-// (default: the kernel counts who has it, equal process numbers in two containers do not matter,
-// and a mapping can be for reading only), or as a handle of cudaIpc, where descriptors cannot go.
+// Slabs of the CUDA backend, and how another process maps memory of a GPU: as a descriptor of the
+// driver (default: the kernel counts who has it, equal process numbers in two containers do not
+// matter, and a mapping can be for reading only), or as a handle of cudaIpc, where descriptors
+// cannot go.
 #ifndef KVDEPOT_GPU_DEVICE_SLAB_H_
 #define KVDEPOT_GPU_DEVICE_SLAB_H_
 
@@ -25,6 +26,17 @@ absl::StatusOr<std::unique_ptr<SlabMemory>> MakeDeviceSlab(const CudaDevice& dev
 // process (kCudaIpc), or the driver refuses it. No kernel uses the region when it is unmapped.
 absl::StatusOr<std::unique_ptr<MappedRegion>> MapDeviceRegion(const IpcRegion& region,
                                                               RegionAccess access);
+
+// Memory of this process from cudaMalloc, for another one to map.
+struct ExportedMemory {
+  // The whole allocation.
+  IpcRegion region;
+  // Where in it the memory begins.
+  size_t offset = 0;
+};
+
+// FAILED_PRECONDITION: `data` and the next `size_bytes` are not of one allocation of cudaMalloc.
+absl::StatusOr<ExportedMemory> ExportDeviceMemory(const void* data, size_t size_bytes);
 
 }  // namespace kvdepot
 

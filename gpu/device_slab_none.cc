@@ -10,4 +10,8 @@ absl::StatusOr<std::unique_ptr<MappedRegion>> MapDeviceRegion(const IpcRegion& r
       absl::StrCat("region.device: ", region.device, ", this client was built without CUDA"));
 }
 
+absl::StatusOr<ExportedMemory> ExportDeviceMemory(const void* /*data*/, size_t /*size_bytes*/) {
+  return absl::UnimplementedError("memory: this client was built without CUDA");
+}
+
 }  // namespace kvdepot

@@ -30,14 +30,14 @@ size_t FirstWithExponent(const std::byte* values, Bits exponent, size_t count) {
   return count;
 }
 
-float ValueAt(const std::byte* values, DType dtype, size_t index) {
+float FloatAt(const std::byte* value, DType dtype) {
   if (dtype == DType::kFp32) {
-    float value;
-    memcpy(&value, values + index * sizeof(value), sizeof(value));
-    return value;
+    float bits;
+    memcpy(&bits, value, sizeof(bits));
+    return bits;
   }
   uint16_t bits;
-  memcpy(&bits, values + index * sizeof(bits), sizeof(bits));
+  memcpy(&bits, value, sizeof(bits));
   return dtype == DType::kBf16 ? Bf16ToFloat(bits) : Fp16ToFloat(bits);
 }
 
@@ -55,13 +55,17 @@ size_t FirstNonFinite(const std::byte* values, DType dtype, size_t count) {
   return 0;
 }
 
+absl::Status NotFinite(absl::string_view field, const std::byte* value, DType dtype, size_t index,
+                       size_t count) {
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", FloatAt(value, dtype), " at index ",
+                                                 index, " of ", count, " values, must be finite"));
+}
+
 absl::Status CheckFiniteOnCpu(absl::string_view field, const std::byte* values, DType dtype,
                               size_t value_count) {
   const size_t index = FirstNonFinite(values, dtype, value_count);
   if (index == value_count) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", ValueAt(values, dtype, index),
-                                                 " at index ", index, " of ", value_count,
-                                                 " values, must be finite"));
+  return NotFinite(field, values + index * DTypeBytes(dtype), dtype, index, value_count);
 }
 
 }  // namespace kvdepot

@@ -14,7 +14,12 @@ namespace kvdepot {
 // no alignment.
 size_t FirstNonFinite(const std::byte* values, DType dtype, size_t count);
 
-// As Backend::CheckFinite.
+// INVALID_ARGUMENT naming `field`, the value at `value`, which is not finite, and its index among
+// `count` values.
+absl::Status NotFinite(absl::string_view field, const std::byte* value, DType dtype, size_t index,
+                       size_t count);
+
+// NotFinite of the first such value, if there is one.
 absl::Status CheckFiniteOnCpu(absl::string_view field, const std::byte* values, DType dtype,
                               size_t value_count);
 

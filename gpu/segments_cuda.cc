@@ -59,6 +59,9 @@ absl::StatusOr<CudaSegments> CudaSegments::Create() {
   take(DeviceBuffer::Allocate(kResultsBytes), &made.results_);
   take(PinnedBuffer::Allocate(kResultsBytes), &made.host_results_);
   if (!status.ok()) return status;
+  // What no kernel has written is read all the same: the flags of raw jobs, which mean nothing.
+  status = CudaStatus(cudaMemset(made.results_.data(), 0, kResultsBytes), "clearing results");
+  if (!status.ok()) return status;
   return made;
 }
 

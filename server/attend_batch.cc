@@ -50,13 +50,22 @@ absl::Status CheckTail(Backend* backend, const AttendSubject& subject) {
 
 }  // namespace
 
-absl::Status CheckQueries(const Session& session, const LayerShape& shape, uint64_t query_tokens,
-                          absl::string_view q, int query_tokens_max) {
-  if (query_tokens < 1 || query_tokens > static_cast<uint64_t>(query_tokens_max)) {
+absl::Status CheckQueries(const Session& session, const LayerShape& shape,
+                          const QueryTokens& queries, int query_tokens_max) {
+  const uint64_t tokens = queries.query_tokens;
+  if (tokens < 1 || tokens > static_cast<uint64_t>(query_tokens_max)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("queries.token_count: ", query_tokens, ", must be 1..", query_tokens_max));
+        absl::StrCat("queries.token_count: ", tokens, ", must be 1..", query_tokens_max));
   }
-  return CheckBytes("queries.q", q, query_tokens, QueryValues(shape), session.spec().dtype);
+  const size_t values = QueryValues(shape);
+  absl::Status status =
+      CheckBytes("queries.q", queries.q.bytes.size(), tokens, values, session.spec().dtype);
+  if (!status.ok() || queries.output.is_in_reply()) return status;
+  status = CheckBytes("output_range.size_bytes", queries.output.size_bytes, tokens, values,
+                      DType::kFp32);
+  if (!status.ok()) return status;
+  return CheckBytes("log_sum_exp_range.size_bytes", queries.log_sum_exp.size_bytes, tokens,
+                    static_cast<uint64_t>(shape.query_heads), DType::kFp32);
 }
 
 absl::Status CheckVisible(const std::string& field, const Layer& layer, uint64_t query_position) {
@@ -68,17 +77,16 @@ absl::Status CheckVisible(const std::string& field, const Layer& layer, uint64_t
 }
 
 AttendSubject ViewForQueries(const Session& session, size_t layer_index, float scale,
-                             uint64_t query_tokens, absl::string_view q, uint64_t token_count) {
+                             const QueryTokens& queries, uint64_t token_count) {
   const Layer& layer = session.layers()[layer_index];
   AttendSubject subject;
   subject.shape = layer.shape();
   subject.dtype = session.spec().dtype;
   subject.calibration = layer.calibration();
-  subject.query_position = token_count - query_tokens;
-  subject.query_tokens = query_tokens;
+  subject.query_position = token_count - queries.query_tokens;
+  subject.queries = queries;
   subject.view_position = FirstVisible(layer.shape(), subject.query_position);
   subject.view = layer.View(subject.view_position, token_count);
-  subject.q = q;
   subject.scale = scale;
   return subject;
 }
@@ -88,8 +96,9 @@ void AttendBatch::Add(AttendSubject subject) { subjects_.push_back(std::move(sub
 uint64_t AttendBatch::row_tokens() const {
   uint64_t sum = 0;
   for (const AttendSubject& subject : subjects_) {
-    const uint64_t tokens = subject.query_position + subject.query_tokens - subject.view_position;
-    sum += subject.query_tokens * static_cast<uint64_t>(subject.shape.query_heads) * tokens;
+    const uint64_t tokens =
+        subject.query_position + subject.queries.query_tokens - subject.view_position;
+    sum += subject.queries.query_tokens * static_cast<uint64_t>(subject.shape.query_heads) * tokens;
   }
   return sum;
 }
@@ -97,22 +106,40 @@ uint64_t AttendBatch::row_tokens() const {
 void AttendBatch::Prepare() {
   std::vector<QuerySpan> spans;
   for (const AttendSubject& subject : subjects_) {
-    const int query_tokens = static_cast<int>(subject.query_tokens);
+    const int query_tokens = static_cast<int>(subject.queries.query_tokens);
     spans.push_back({subject.query_position, query_tokens, subject.shape.query_heads,
                      subject.shape.sliding_window});
     AttendResult result;
-    result.token_count = subject.query_position + subject.query_tokens;
-    result.output.resize(subject.query_tokens * QueryValues(subject.shape) * sizeof(float));
-    result.log_sum_exp.resize(subject.query_tokens *
-                              static_cast<size_t>(subject.shape.query_heads) * sizeof(float));
+    result.token_count = subject.query_position + subject.queries.query_tokens;
+    if (subject.queries.output.is_in_reply()) {
+      const size_t rows =
+          subject.queries.query_tokens * static_cast<size_t>(subject.shape.query_heads);
+      result.log_sum_exp.resize(rows * sizeof(float));
+      result.output.resize(rows * static_cast<size_t>(subject.shape.head_dim) * sizeof(float));
+    }
     results_.push_back(std::move(result));
   }
   pieces_ = CutIntoPieces(spans, row_tokens_max_);
 }
 
+AttendBatch::Results AttendBatch::ResultsOf(const QuerySlice& slice) {
+  const AttendSubject& subject = subjects_[slice.span];
+  const QueryTokens& queries = subject.queries;
+  const size_t rows =
+      static_cast<size_t>(slice.first) * static_cast<size_t>(subject.shape.query_heads);
+  const bool in_reply = queries.output.is_in_reply();
+  AttendResult& reply = results_[slice.span];
+  auto* const output = in_reply ? &reply.output[0] : reinterpret_cast<char*>(queries.output.data);
+  auto* const log_sum_exp =
+      in_reply ? &reply.log_sum_exp[0] : reinterpret_cast<char*>(queries.log_sum_exp.data);
+  return {reinterpret_cast<float*>(output) + rows * static_cast<size_t>(subject.shape.head_dim),
+          reinterpret_cast<float*>(log_sum_exp) + rows,
+          in_reply ? MemorySpace::kHost : MemorySpace::kDevice};
+}
+
 AttendItem AttendBatch::ItemOf(const QuerySlice& slice) {
   const AttendSubject& subject = subjects_[slice.span];
-  AttendResult& result = results_[slice.span];
+  const Results results = ResultsOf(slice);
   const size_t first = static_cast<size_t>(slice.first);
   const size_t values = QueryValues(subject.shape);
   AttendItem item;
@@ -126,31 +153,40 @@ AttendItem AttendBatch::ItemOf(const QuerySlice& slice) {
   item.scale = subject.scale != 0
                    ? subject.scale
                    : static_cast<float>(1 / std::sqrt(static_cast<double>(subject.shape.head_dim)));
-  item.q = reinterpret_cast<const std::byte*>(subject.q.data()) +
-           first * values * DTypeBytes(subject.dtype);
-  item.output = reinterpret_cast<float*>(&result.output[0]) + first * values;
-  item.log_sum_exp = reinterpret_cast<float*>(&result.log_sum_exp[0]) +
-                     first * static_cast<size_t>(subject.shape.query_heads);
+  item.q = subject.queries.q.data() + first * values * DTypeBytes(subject.dtype);
+  item.q_space = subject.queries.q.space();
+  item.output = results.output;
+  item.log_sum_exp = results.log_sum_exp;
+  item.results_space = results.space;
   return item;
+}
+
+// They are few, and those of a slice need not be aligned as device memory is to be.
+size_t AttendBatch::FirstNonFiniteLogSumExp(Backend* backend, const Results& results,
+                                            size_t count) {
+  const auto* values = reinterpret_cast<const std::byte*>(results.log_sum_exp);
+  std::vector<std::byte> read;
+  if (results.space == MemorySpace::kDevice) {
+    read.resize(count * sizeof(float));
+    backend->ReadBytes(values, read.size(), read.data());
+    values = read.data();
+  }
+  return FirstNonFinite(values, DType::kFp32, count);
 }
 
 // Finite queries and keys may have a product that fp32 does not hold. Every query sees a token, its
 // own at least, so that only such a logit makes a log_sum_exp that is not finite; or a value that
 // was finite when it was stored. (Outputs alone may also be beyond fp32, if V is close to that.)
-absl::Status AttendBatch::CheckResults(Backend* backend, const QuerySlice& slice) const {
+absl::Status AttendBatch::CheckResults(Backend* backend, const QuerySlice& slice) {
   const AttendSubject& subject = subjects_[slice.span];
+  const Results results = ResultsOf(slice);
   const size_t heads = static_cast<size_t>(subject.shape.query_heads);
   const size_t begin = static_cast<size_t>(slice.first) * heads;
   const size_t count = static_cast<size_t>(slice.count) * heads;
-  const auto first_non_finite = [&](const std::string& floats, size_t width) {
-    return FirstNonFinite(
-        reinterpret_cast<const std::byte*>(&floats[begin * width * sizeof(float)]), DType::kFp32,
-        count * width);
-  };
-  const size_t head_dim = static_cast<size_t>(subject.shape.head_dim);
-  const size_t index = first_non_finite(results_[slice.span].log_sum_exp, 1);
-  if (index == count &&
-      first_non_finite(results_[slice.span].output, head_dim) == count * head_dim) {
+  const size_t index = FirstNonFiniteLogSumExp(backend, results, count);
+  const size_t values = count * static_cast<size_t>(subject.shape.head_dim);
+  if (index == count && backend->FirstNonFinite(reinterpret_cast<const std::byte*>(results.output),
+                                                results.space, DType::kFp32, values) == values) {
     return absl::OkStatus();
   }
   absl::Status stored = CheckTail(backend, subject);

@@ -28,24 +28,23 @@ struct AttendSubject {
   LayerView view;
   uint64_t view_position = 0;
   uint64_t query_position = 0;
-  uint64_t query_tokens = 0;
-  absl::string_view q;
+  QueryTokens queries;
   float scale = 0;  // As asked for; 0: 1 / sqrt(head_dim).
 };
 
-// INVALID_ARGUMENT: `query_tokens` or the bytes of `q` do not fit. Fields as in the contract
-// ("queries.q").
-absl::Status CheckQueries(const Session& session, const LayerShape& shape, uint64_t query_tokens,
-                          absl::string_view q, int query_tokens_max);
+// INVALID_ARGUMENT: the number of queries, or the bytes of one of their arrays, do not fit. Fields
+// as in the contract ("queries.q").
+absl::Status CheckQueries(const Session& session, const LayerShape& shape,
+                          const QueryTokens& queries, int query_tokens_max);
 
 // OUT_OF_RANGE naming `field` if a query at `query_position` would see tokens that left the sliding
 // window.
 absl::Status CheckVisible(const std::string& field, const Layer& layer, uint64_t query_position);
 
-// What `query_tokens` queries, the last of which stands at token_count - 1, see now. All checks
-// have passed. Under the engine's lock.
+// What `queries`, the last of which stands at token_count - 1, see now. All checks have passed.
+// Under the engine's lock.
 AttendSubject ViewForQueries(const Session& session, size_t layer, float scale,
-                             uint64_t query_tokens, absl::string_view q, uint64_t token_count);
+                             const QueryTokens& queries, uint64_t token_count);
 
 class AttendBatch {
  public:
@@ -71,8 +70,16 @@ class AttendBatch {
   std::vector<AttendResult> TakeResults();
 
  private:
+  // Where results of a slice are, in the reply or in buffers.
+  struct Results {
+    float* output;
+    float* log_sum_exp;
+    MemorySpace space;
+  };
+  Results ResultsOf(const QuerySlice& slice);
   AttendItem ItemOf(const QuerySlice& slice);
-  absl::Status CheckResults(Backend* backend, const QuerySlice& slice) const;
+  absl::Status CheckResults(Backend* backend, const QuerySlice& slice);
+  static size_t FirstNonFiniteLogSumExp(Backend* backend, const Results& results, size_t count);
 
   const uint64_t row_tokens_max_;
   std::vector<AttendSubject> subjects_;

@@ -18,8 +18,9 @@ absl::Status CheckChunk(const Session& session, const TokenChunk& chunk, uint64_
   }
   const uint64_t row_values = layer.shape().row_values();
   const DType dtype = session.spec().dtype;
-  status = CheckBytes("chunk.k", chunk.k, chunk.token_count, row_values, dtype);
-  if (status.ok()) status = CheckBytes("chunk.v", chunk.v, chunk.token_count, row_values, dtype);
+  status = CheckBytes("chunk.k", chunk.k.bytes.size(), chunk.token_count, row_values, dtype);
+  if (status.ok())
+    status = CheckBytes("chunk.v", chunk.v.bytes.size(), chunk.token_count, row_values, dtype);
   if (status.ok()) {
     status = ValidateQuerySecondMoments("query_second_moments.values", layer.shape(),
                                         chunk.query_second_moments);
@@ -82,9 +83,8 @@ uint64_t ChunkWriter::Store(EngineState* state) {
     MutexLock lock(state->mu);
     placements = session_->layers()[layer_index].Place(count_, fresh_);
   }
-  const HostTokens tokens{reinterpret_cast<const std::byte*>(chunk_.k.data()),
-                          reinterpret_cast<const std::byte*>(chunk_.v.data()),
-                          static_cast<int>(chunk_.token_count)};
+  const DenseTokens tokens{chunk_.k.data(), chunk_.v.data(), static_cast<int>(chunk_.token_count),
+                           chunk_.k.space()};
   for (const Placement& to : placements) {
     state->backend->WriteTokens(shape, session_->spec().dtype, tokens,
                                 static_cast<int>(skip_) + to.from, to.count, to.extent, to.capacity,

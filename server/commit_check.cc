@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "gpu/finite_cpu.h"
 #include "server/layer.h"
 
 namespace kvdepot {
@@ -20,9 +21,9 @@ absl::Status NameValue(Backend* backend, size_t layer, const LayerShape& shape, 
     const size_t offset = tensor * tensor_bytes + static_cast<size_t>(run.first) * row_bytes;
     backend->ReadBytes(run.data + offset, values.size(), values.data());
     absl::Status status =
-        backend->CheckFinite(absl::StrCat("layers[", layer, "].kv_heads[", tensor / 2, "].",
-                                          tensor % 2 == 0 ? "k" : "v"),
-                             values.data(), dtype, count * static_cast<size_t>(shape.head_dim));
+        CheckFiniteOnCpu(absl::StrCat("layers[", layer, "].kv_heads[", tensor / 2, "].",
+                                      tensor % 2 == 0 ? "k" : "v"),
+                         values.data(), dtype, count * static_cast<size_t>(shape.head_dim));
     if (!status.ok()) return status;
   }
   // The client has written it anew meanwhile, which it must not.

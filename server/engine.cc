@@ -8,6 +8,7 @@
 #include "gpu/check.h"
 #include "server/engine_append.h"
 #include "server/engine_attend.h"
+#include "server/engine_buffer.h"
 #include "server/engine_decode.h"
 #include "server/engine_fetch.h"
 #include "server/engine_lease.h"
@@ -66,9 +67,8 @@ class EngineImpl final : public Engine {
               Done<std::vector<AttendResult>> done) override {
     StartDecode(&state_, caller, layer, scale, std::move(steps), std::move(done));
   }
-  void Fetch(const Caller& caller, const std::string& session_id, int layer, uint64_t position,
-             uint64_t token_count, DType dtype, Done<FetchedTokens> done) override {
-    StartFetch(&state_, caller, session_id, layer, position, token_count, dtype, std::move(done));
+  void Fetch(const Caller& caller, FetchRange range, Done<FetchedTokens> done) override {
+    StartFetch(&state_, caller, std::move(range), std::move(done));
   }
 
   absl::StatusOr<std::string> OpenLease(const Caller& caller,
@@ -106,6 +106,18 @@ class EngineImpl final : public Engine {
   absl::Status UnmapSession(const Caller& caller, const std::string& lease_id,
                             const std::string& session_id) override {
     return kvdepot::UnmapSession(&state_, caller, lease_id, session_id);
+  }
+  absl::Status RegisterBuffer(const Caller& caller, BufferRequest request) override {
+    return state_.Report(MappingOperation::kRegister,
+                         kvdepot::RegisterBuffer(&state_, caller, std::move(request)));
+  }
+  absl::Status UnregisterBuffer(const Caller& caller, const std::string& lease_id,
+                                uint64_t buffer) override {
+    return kvdepot::UnregisterBuffer(&state_, caller, lease_id, buffer);
+  }
+  absl::StatusOr<BufferRef> FindBuffer(const Caller& caller, const std::string& lease_id,
+                                       uint64_t buffer) override {
+    return kvdepot::FindBuffer(&state_, caller, lease_id, buffer);
   }
 
   void SetBudget(uint64_t budget_bytes) override {

@@ -107,11 +107,9 @@ class Engine {
   // All steps or none: every one is checked before the first token is stored.
   virtual void Decode(const Caller& caller, int layer, float scale, std::vector<DecodeStep> steps,
                       Done<std::vector<AttendResult>> done) = 0;
-  // One reply of at most EngineOptions::fetch_bytes_max, one token at least. `token_count` 0: to
-  // the end of the layer. The whole range must be there.
-  virtual void Fetch(const Caller& caller, const std::string& session_id, int layer,
-                     uint64_t position, uint64_t token_count, DType dtype,
-                     Done<FetchedTokens> done) = 0;
+  // The range's beginning, of at most EngineOptions::fetch_bytes_max, one token at least. The whole
+  // range must be there.
+  virtual void Fetch(const Caller& caller, FetchRange range, Done<FetchedTokens> done) = 0;
 
   // Leases (lease_table.h). `stream` is told what becomes of the lease; its last call, OnEnded,
   // always comes. RESOURCE_EXHAUSTED naming leases_per_tenant_max.
@@ -144,6 +142,17 @@ class Engine {
   virtual void Commit(const Caller& caller, CommitRequest request, Done<MapReply> done) = 0;
   virtual absl::Status UnmapSession(const Caller& caller, const std::string& lease_id,
                                     const std::string& session_id) = 0;
+
+  // Memory that the lease's process shows, for calls that read and write it in place.
+  // ALREADY_EXISTS, RESOURCE_EXHAUSTED naming buffers_per_lease_max, errors as LeasePeer's and
+  // Backend::MapBuffer's.
+  virtual absl::Status RegisterBuffer(const Caller& caller, BufferRequest request) = 0;
+  // Calls that have found it go on with it. NOT_FOUND.
+  virtual absl::Status UnregisterBuffer(const Caller& caller, const std::string& lease_id,
+                                        uint64_t buffer) = 0;
+  // NOT_FOUND, or FAILED_PRECONDITION if the lease has ended.
+  virtual absl::StatusOr<BufferRef> FindBuffer(const Caller& caller, const std::string& lease_id,
+                                               uint64_t buffer) = 0;
 
   // From now on new work is UNAVAILABLE; returns when what was queued is done or the deadline has
   // passed.

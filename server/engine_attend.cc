@@ -60,8 +60,8 @@ class AttendWork final : public EngineWork<Results> {
   absl::Status View(const AttendQuery& query, Session& session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state()->mu) {
     const Layer& layer = session.layers()[static_cast<size_t>(layer_)];
-    absl::Status status = CheckQueries(session, layer.shape(), query.query_tokens, query.q,
-                                       state()->options.query_tokens_max);
+    absl::Status status =
+        CheckQueries(session, layer.shape(), query, state()->options.query_tokens_max);
     if (!status.ok()) return status;
     const uint64_t token_count =
         query.token_count == 0 ? session.committed_token_count() : query.token_count;
@@ -77,8 +77,7 @@ class AttendWork final : public EngineWork<Results> {
     status = CheckVisible("token_count", layer, token_count - query.query_tokens);
     if (!status.ok()) return status;
     session.Touch(state()->clock->Now());
-    batch_->Add(ViewForQueries(session, static_cast<size_t>(layer_), scale_, query.query_tokens,
-                               query.q, token_count));
+    batch_->Add(ViewForQueries(session, static_cast<size_t>(layer_), scale_, query, token_count));
     dtypes_.push_back(session.spec().dtype);
     return absl::OkStatus();
   }

@@ -64,8 +64,7 @@ class DecodeWork final : public EngineWork<Results> {
                                                      step.chunk.token_count));
     }
     const Layer& layer = session.layers()[layer_index()];
-    status = CheckQueries(session, layer.shape(), step.query_tokens, step.q,
-                          state()->options.query_tokens_max);
+    status = CheckQueries(session, layer.shape(), step, state()->options.query_tokens_max);
     if (!status.ok()) return status;
     return CheckVisible("chunk.position", layer, step.chunk.position);
   }
@@ -121,7 +120,7 @@ class DecodeWork final : public EngineWork<Results> {
       MutexLock lock(state()->mu);
       const Session& session = *rights_[i].session();
       additions_.push_back({session.layers()[layer_index()].token_count() - stored, stored});
-      batch_->Add(ViewForQueries(session, layer_index(), scale_, step.query_tokens, step.q,
+      batch_->Add(ViewForQueries(session, layer_index(), scale_, step,
                                  step.chunk.position + step.chunk.token_count));
     }
     return absl::OkStatus();

@@ -12,20 +12,11 @@
 namespace kvdepot {
 namespace {
 
-struct FetchRange {
-  std::string session_id;
-  int layer = 0;
-  uint64_t position = 0;
-  uint64_t token_count = 0;
-};
-
 class FetchWork final : public EngineWork<FetchedTokens> {
  public:
-  FetchWork(EngineState* state, const Caller& caller, FetchRange range, DType dtype,
+  FetchWork(EngineState* state, const Caller& caller, FetchRange range,
             Engine::Done<FetchedTokens> done)
-      : EngineWork(state, Operation::kFetch, caller, std::move(done)),
-        range_(std::move(range)),
-        to_dtype_(dtype) {}
+      : EngineWork(state, Operation::kFetch, caller, std::move(done)), range_(std::move(range)) {}
 
   absl::Status Admit() override {
     MutexLock lock(state()->mu);
@@ -39,15 +30,15 @@ class FetchWork final : public EngineWork<FetchedTokens> {
     if (!status.ok()) return status;
     const Layer& layer = session.layers()[static_cast<size_t>(range_.layer)];
     status = CheckRange(layer);
+    if (status.ok()) status = CheckRoom(layer);
     if (!status.ok()) return status;
     session.Touch(state()->clock->Now());
 
     shape_ = layer.shape();
     dtype_ = session.spec().dtype;
     calibration_ = layer.calibration();
-    const uint64_t end =
-        range_.token_count == 0 ? layer.token_count() : range_.position + range_.token_count;
-    const uint64_t token_bytes = 2 * shape_.row_values() * DTypeBytes(to_dtype_);
+    const uint64_t end = End(layer);
+    const uint64_t token_bytes = 2 * shape_.row_values() * DTypeBytes(range_.dtype);
     const uint64_t tokens_max =
         std::max<uint64_t>(1, state()->options.fetch_bytes_max / token_bytes);
     count_ = std::min(end - range_.position, tokens_max);
@@ -57,6 +48,21 @@ class FetchWork final : public EngineWork<FetchedTokens> {
   }
 
  private:
+  uint64_t End(const Layer& layer) const {
+    return range_.token_count == 0 ? layer.token_count() : range_.position + range_.token_count;
+  }
+
+  // Where it goes to buffers.
+  absl::Status CheckRoom(const Layer& layer) const {
+    if (range_.k.is_in_reply()) return absl::OkStatus();
+    const uint64_t tokens = End(layer) - range_.position;
+    const uint64_t row_values = layer.shape().row_values();
+    absl::Status status =
+        CheckBytes("k_range.size_bytes", range_.k.size_bytes, tokens, row_values, range_.dtype);
+    if (!status.ok()) return status;
+    return CheckBytes("v_range.size_bytes", range_.v.size_bytes, tokens, row_values, range_.dtype);
+  }
+
   absl::Status CheckRange(const Layer& layer) const {
     if (range_.position < layer.first_held()) {
       return absl::OutOfRangeError(absl::StrCat("position: ", range_.position,
@@ -87,11 +93,17 @@ class FetchWork final : public EngineWork<FetchedTokens> {
     fetched.position = range_.position;
     fetched.token_count = count_;
     fetched.remaining_tokens = remaining_;
-    fetched.k.resize(count_ * shape_.row_values() * DTypeBytes(to_dtype_));
-    fetched.v.resize(fetched.k.size());
-    state()->backend->Decode(shape_, dtype_, calibration_.get(), view_.runs, to_dtype_,
-                             reinterpret_cast<std::byte*>(&fetched.k[0]),
-                             reinterpret_cast<std::byte*>(&fetched.v[0]));
+    std::byte* k = range_.k.data;
+    std::byte* v = range_.v.data;
+    if (range_.k.is_in_reply()) {
+      fetched.k.resize(count_ * shape_.row_values() * DTypeBytes(range_.dtype));
+      fetched.v.resize(fetched.k.size());
+      k = reinterpret_cast<std::byte*>(&fetched.k[0]);
+      v = reinterpret_cast<std::byte*>(&fetched.v[0]);
+    }
+    state()->backend->Decode(shape_, dtype_, calibration_.get(), view_.runs, range_.dtype,
+                             range_.k.is_in_reply() ? MemorySpace::kHost : MemorySpace::kDevice, k,
+                             v);
     return fetched;
   }
 
@@ -101,7 +113,6 @@ class FetchWork final : public EngineWork<FetchedTokens> {
   }
 
   const FetchRange range_;
-  const DType to_dtype_;
   LayerShape shape_;
   DType dtype_ = DType::kBf16;
   std::shared_ptr<const LayerCalibration> calibration_;
@@ -112,12 +123,10 @@ class FetchWork final : public EngineWork<FetchedTokens> {
 
 }  // namespace
 
-void StartFetch(EngineState* state, const Caller& caller, const std::string& session_id, int layer,
-                uint64_t position, uint64_t token_count, DType dtype,
+void StartFetch(EngineState* state, const Caller& caller, FetchRange range,
                 Engine::Done<FetchedTokens> done) {
-  FetchRange range{session_id, layer, position, token_count};
   Submit<FetchedTokens>(
-      state, std::make_unique<FetchWork>(state, caller, std::move(range), dtype, std::move(done)));
+      state, std::make_unique<FetchWork>(state, caller, std::move(range), std::move(done)));
 }
 
 }  // namespace kvdepot

@@ -10,8 +10,7 @@
 namespace kvdepot {
 
 // Engine::Fetch.
-void StartFetch(EngineState* state, const Caller& caller, const std::string& session_id, int layer,
-                uint64_t position, uint64_t token_count, DType dtype,
+void StartFetch(EngineState* state, const Caller& caller, FetchRange range,
                 Engine::Done<FetchedTokens> done);
 
 }  // namespace kvdepot

@@ -35,12 +35,13 @@ void EndMapping(EngineState* state, const LeaseRecord& lease,
 
 // Ends the right; null if it has ended before. Under the engine's lock.
 std::shared_ptr<LeaseStream> EndRight(EngineState* state, LeaseRecord* lease,
-                                      DroppedExtents* dropped)
+                                      DroppedExtents* dropped, LetGo* let_go)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu) {
   if (lease->ended()) return nullptr;
   for (const auto& [session_id, shown] : lease->shown) {
     EndMapping(state, *lease, shown.session.lock(), /*orderly=*/false, dropped);
   }
+  let_go->AddBuffers(lease);
   return std::exchange(lease->stream, nullptr);
 }
 
@@ -162,7 +163,7 @@ void EndLease(EngineState* state, const std::string& lease_id, const absl::Statu
     MutexLock lock(state->mu);
     LeaseRecord* const lease = state->leases.Find(lease_id);
     if (lease == nullptr) return;
-    stream = EndRight(state, lease, &dropped);
+    stream = EndRight(state, lease, &dropped, &let_go);
     // Nobody was shown anything.
     if (lease->peer == nullptr) state->leases.Erase(lease_id, &let_go);
   }
@@ -178,7 +179,7 @@ void ReleaseLease(EngineState* state, const std::string& lease_id) {
     MutexLock lock(state->mu);
     LeaseRecord* const lease = state->leases.Find(lease_id);
     if (lease == nullptr) return;
-    stream = EndRight(state, lease, &dropped);
+    stream = EndRight(state, lease, &dropped, &let_go);
     state->leases.Erase(lease_id, &let_go);
   }
   state->LetGoOf(std::move(let_go));

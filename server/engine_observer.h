@@ -60,10 +60,11 @@ struct SealedSegment {
 };
 
 // Steps of mapping that are no call of their own, so that no call's status code tells of them.
-enum class MappingOperation { kIdentify, kAttach, kExport, kSend, kRetire, kForget };
+enum class MappingOperation { kIdentify, kAttach, kExport, kSend, kRetire, kForget, kRegister };
 inline constexpr MappingOperation kMappingOperations[] = {
     MappingOperation::kIdentify, MappingOperation::kAttach, MappingOperation::kExport,
-    MappingOperation::kSend,     MappingOperation::kRetire, MappingOperation::kForget};
+    MappingOperation::kSend,     MappingOperation::kRetire, MappingOperation::kForget,
+    MappingOperation::kRegister};
 
 constexpr absl::string_view MappingOperationName(MappingOperation operation) {
   switch (operation) {
@@ -77,6 +78,8 @@ constexpr absl::string_view MappingOperationName(MappingOperation operation) {
       return "send";
     case MappingOperation::kRetire:
       return "retire";
+    case MappingOperation::kRegister:
+      return "register";
     case MappingOperation::kForget:
       return "forget";
   }

@@ -72,6 +72,9 @@ struct EngineOptions {
   int room_tokens = 256;
   int room_tokens_max = 65536;
 
+  // Buffers that a lease's process may have registered.
+  int buffers_per_lease_max = 64;
+
   // Every so many sealed segments one is decoded and compared with its exact tokens. 0: never. At
   // 64 the comparison costs about one part in a hundred of the sealing.
   int error_sample_interval = 64;

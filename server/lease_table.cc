@@ -10,6 +10,11 @@ void LetGo::Add(const LeaseRecord::Shown& shown) {
   for (const auto& [version, directory] : shown.versions) directories.push_back(directory);
 }
 
+void LetGo::AddBuffers(LeaseRecord* lease) {
+  for (auto& [number, buffer] : lease->buffers) buffers.push_back(std::move(buffer));
+  lease->buffers.clear();
+}
+
 void Send(const UnmapRequests& requests) {
   for (const auto& [stream, session_ids] : requests) stream->OnUnmapWanted(session_ids);
 }
@@ -77,6 +82,7 @@ MappingUsage LeaseTable::usage() const {
   for (const auto& [id, lease] : leases_) {
     usage.leases += !lease->ended();
     for (const auto& [serial, slab] : lease->slabs) usage.mapped_bytes += slab.size_bytes;
+    for (const auto& [number, buffer] : lease->buffers) usage.buffer_bytes += buffer->size_bytes();
     for (const auto& [session_id, shown] : lease->shown) {
       for (const auto& [version, directory] : shown.versions) {
         usage.versions_held_back += version < shown.newest_version;

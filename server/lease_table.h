@@ -51,6 +51,8 @@ struct LeaseRecord {
   absl::Time deadline;
   std::map<std::string, Shown> shown;
   std::map<uint64_t, MappedSlab> slabs;
+  // Its own memory, by its own numbers; none once the right has ended.
+  std::map<uint64_t, BufferRef> buffers;
   // Sessions that it was asked to unmap, for want of memory, and has not; until when it may take.
   std::set<std::string> unmap_asked;
   absl::Time unmap_deadline;
@@ -62,8 +64,10 @@ struct LeaseRecord {
 struct LetGo {
   std::vector<DirectoryRef> directories;
   std::vector<std::unique_ptr<SlabHold>> slabs;
+  std::vector<BufferRef> buffers;
 
   void Add(const LeaseRecord::Shown& shown);
+  void AddBuffers(LeaseRecord* lease);
 };
 
 // Whom to ask to unmap which sessions.
@@ -79,6 +83,8 @@ struct MappingUsage {
   uint64_t mapped_bytes = 0;
   // Directories that a lease has not retired though it was shown a newer one.
   uint64_t versions_held_back = 0;
+  // Of all leases.
+  uint64_t buffer_bytes = 0;
 };
 
 // Not thread-safe: the engine's lock guards it.

@@ -41,6 +41,8 @@ class LeasePeer {
   virtual ~LeasePeer() = default;
   // UNAVAILABLE: it has gone. RESOURCE_EXHAUSTED: it does not take what was sent before.
   virtual absl::Status SendSlab(const SlabNotice& notice, const IpcRegion& region) = 0;
+  // What it has sent for the buffer of that number. NOT_FOUND: nothing.
+  virtual absl::StatusOr<FileDescriptor> TakeDescriptor(uint64_t buffer) = 0;
 };
 
 struct MapRequest {
@@ -60,6 +62,13 @@ struct CommitRequest {
   uint64_t token_count = 0;
   uint64_t have_version = 0;
   uint64_t room_tokens = 0;
+};
+
+struct BufferRequest {
+  std::string lease_id;
+  uint64_t buffer = 0;
+  // Without the descriptor, which the lease's peer has.
+  IpcRegion region;
 };
 
 }  // namespace kvdepot

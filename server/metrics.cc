@@ -108,6 +108,11 @@ void Metrics::AddMappings() {
                        .Help("Slabs that processes map; one that two map counts twice.")
                        .Register(registry_)
                        .Add({});
+  buffer_bytes_ = &BuildGauge()
+                       .Name("kvdepot_registered_buffer_bytes")
+                       .Help("Memory of clients that calls may read and write in place.")
+                       .Register(registry_)
+                       .Add({});
   versions_held_back_ =
       &BuildGauge()
            .Name("kvdepot_directory_versions_held_back")
@@ -241,6 +246,7 @@ void Metrics::SetUsage(const Usage& usage) {
   slab_unused_bytes_->Set(static_cast<double>(usage.slab_unused_bytes));
   leases_->Set(static_cast<double>(usage.mapping.leases));
   mapped_bytes_->Set(static_cast<double>(usage.mapping.mapped_bytes));
+  buffer_bytes_->Set(static_cast<double>(usage.mapping.buffer_bytes));
   versions_held_back_->Set(static_cast<double>(usage.mapping.versions_held_back));
   reclaimed_bytes_->Increment(static_cast<double>(usage.reclaimed_bytes) -
                               reclaimed_bytes_->Value());

@@ -51,7 +51,7 @@ struct Usage {
 
 // Why a call that was right in itself was refused: the limit it met, another call on the session,
 // the end of the daemon. A limit that has no entry is "other", the last one.
-inline constexpr std::array<absl::string_view, 14> kRejectionReasons = {
+inline constexpr std::array<absl::string_view, 15> kRejectionReasons = {
     "budget_bytes",
     "tenant_quota_bytes",
     "device_memory",
@@ -62,6 +62,7 @@ inline constexpr std::array<absl::string_view, 14> kRejectionReasons = {
     "calibrations_per_tenant_max",
     "leases_per_tenant_max",
     "directory_versions_max",
+    "buffers_per_lease_max",
     "unmap_timeout",
     "session_busy",
     "draining",
@@ -130,6 +131,7 @@ class Metrics final : public EngineObserver {
   prometheus::Gauge* sessions_ = nullptr;
   prometheus::Gauge* leases_ = nullptr;
   prometheus::Gauge* mapped_bytes_ = nullptr;
+  prometheus::Gauge* buffer_bytes_ = nullptr;
   prometheus::Gauge* versions_held_back_ = nullptr;
   prometheus::Counter* reclaimed_bytes_ = nullptr;
   std::array<std::array<prometheus::Counter*, kStatusCodeCount>, std::size(kMappingOperations)>

@@ -18,7 +18,7 @@ Values DecodeRun(Backend* backend, const SealBlocks& source, const LayerCalibrat
                  const TokenRun& run) {
   Values values(source.shape.row_values() * static_cast<size_t>(run.count));
   backend->Decode(source.shape, source.dtype, calibration, {&run, 1}, DType::kFp32,
-                  reinterpret_cast<std::byte*>(values.k.data()),
+                  MemorySpace::kHost, reinterpret_cast<std::byte*>(values.k.data()),
                   reinterpret_cast<std::byte*>(values.v.data()));
   return values;
 }

@@ -1,8 +1,10 @@
 #include "server/request_check.h"
 
+#include <array>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "gpu/finite_cpu.h"
 
 namespace kvdepot {
 
@@ -12,12 +14,12 @@ absl::Status CheckLayer(absl::string_view field, const Session& session, int lay
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", layer, ", must be 0..", layers - 1));
 }
 
-absl::Status CheckBytes(absl::string_view field, absl::string_view bytes, uint64_t tokens,
+absl::Status CheckBytes(absl::string_view field, uint64_t bytes, uint64_t tokens,
                         uint64_t row_values, DType dtype) {
   const uint64_t expected = tokens * row_values * DTypeBytes(dtype);
-  if (bytes.size() == expected) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", bytes.size(), " bytes, must be ",
-                                                 expected, " (", tokens, " tokens x ", row_values,
+  if (bytes == expected) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", bytes, " bytes, must be ", expected,
+                                                 " (", tokens, " tokens x ", row_values,
                                                  " values x ", DTypeBytes(dtype), " bytes)"));
 }
 
@@ -32,10 +34,16 @@ absl::Status CheckBatch(float scale, size_t items, const EngineOptions& options)
   return absl::OkStatus();
 }
 
-absl::Status CheckFinite(Backend* backend, absl::string_view field, absl::string_view bytes,
+absl::Status CheckFinite(Backend* backend, absl::string_view field, const CallInput& values,
                          DType dtype) {
-  return backend->CheckFinite(field, reinterpret_cast<const std::byte*>(bytes.data()), dtype,
-                              bytes.size() / DTypeBytes(dtype));
+  const size_t count = values.bytes.size() / DTypeBytes(dtype);
+  const size_t index = backend->FirstNonFinite(values.data(), values.space(), dtype, count);
+  if (index == count) return absl::OkStatus();
+  const std::byte* const value = values.data() + index * DTypeBytes(dtype);
+  if (values.space() == MemorySpace::kHost) return NotFinite(field, value, dtype, index, count);
+  std::array<std::byte, sizeof(float)> read;
+  backend->ReadBytes(value, DTypeBytes(dtype), read.data());
+  return NotFinite(field, read.data(), dtype, index, count);
 }
 
 absl::Status InItem(size_t index, const absl::Status& status) {

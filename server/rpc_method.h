@@ -26,15 +26,18 @@ enum class RpcMethod {
   kMapSession,
   kCommit,
   kUnmapSession,
+  kRegisterBuffer,
+  kUnregisterBuffer,
 };
-inline constexpr int kRpcMethodCount = 19;
+inline constexpr int kRpcMethodCount = 21;
 
 // In the order of the enumeration.
 inline constexpr absl::string_view kRpcMethodNames[kRpcMethodCount] = {
     "GetServerInfo",   "CreateSession", "GetSession",   "ListSessions",   "DeleteSession",
     "TruncateSession", "SealSession",   "TouchSession", "PutCalibration", "ListCalibrations",
     "Append",          "Attend",        "Decode",       "Fetch",          "SetBudget",
-    "OpenLease",       "MapSession",    "Commit",       "UnmapSession"};
+    "OpenLease",       "MapSession",    "Commit",       "UnmapSession",   "RegisterBuffer",
+    "UnregisterBuffer"};
 
 constexpr absl::string_view RpcMethodName(RpcMethod method) {
   return kRpcMethodNames[static_cast<int>(method)];

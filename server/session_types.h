@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "gpu/shape.h"
+#include "server/call_memory.h"
 
 namespace kvdepot {
 
@@ -59,43 +60,60 @@ struct SessionInfo {
   absl::Time expire_time = absl::InfiniteFuture();
 };
 
-// Tokens of one layer. k and v are [token][kv_head][channel] in the session's dtype; they stay
-// valid until the call's `done` has run.
+// Tokens of one layer. k and v are [token][kv_head][channel] in the session's dtype; those of a
+// message stay valid until the call's `done` has run, here and below.
 struct TokenChunk {
   int layer = 0;
   uint64_t position = 0;
   uint64_t token_count = 0;
-  absl::string_view k;
-  absl::string_view v;
+  CallInput k;
+  CallInput v;                              // of the same kind of memory as k
   std::vector<float> query_second_moments;  // [kv_head][channel] or empty.
 };
 
-// Queries of one session. `q` is [query token][query_head][channel] in the session's dtype and
-// stays valid until `done` has run.
-struct AttendQuery {
-  std::string session_id;
+// Query tokens and where their results go: `q` is [query token][query_head][channel] in the
+// session's dtype, the results are as in AttendResult. Both are in the reply or neither.
+struct QueryTokens {
   uint64_t query_tokens = 0;
-  absl::string_view q;
+  CallInput q;
+  CallOutput output;
+  CallOutput log_sum_exp;
+};
+
+// Queries of one session.
+struct AttendQuery : QueryTokens {
+  std::string session_id;
   uint64_t token_count = 0;  // Position after the last query; 0: the committed count.
 };
 
 // An addition and its queries, in one.
-struct DecodeStep {
+struct DecodeStep : QueryTokens {
   std::string session_id;
   uint64_t generation = 0;
   TokenChunk chunk;
-  uint64_t query_tokens = 0;
-  absl::string_view q;
 };
 
-// Little-endian fp32 arrays as bytes, so that a reply takes them over without a copy.
+// Little-endian fp32 arrays as bytes, so that a reply takes them over without a copy. Empty where
+// they are in buffers.
 struct AttendResult {
   std::string output;       // [query token][query_head][channel]
   std::string log_sum_exp;  // [query token][query_head]
   uint64_t token_count = 0;
 };
 
-// Decoded tokens: [token][kv_head][channel] in the dtype asked for.
+// Tokens of one layer that are wanted as values of `dtype`: [token][kv_head][channel].
+struct FetchRange {
+  std::string session_id;
+  int layer = 0;
+  uint64_t position = 0;
+  uint64_t token_count = 0;  // 0: to the end of the layer.
+  DType dtype = DType::kBf16;
+  // Of `token_count` tokens at least. Both are in the reply or neither.
+  CallOutput k = {};
+  CallOutput v = {};
+};
+
+// What came of a FetchRange's beginning. k and v are empty where they are in buffers.
 struct FetchedTokens {
   uint64_t position = 0;
   uint64_t token_count = 0;

@@ -4,7 +4,7 @@
 
 namespace kvdepot::raw {
 
-void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
+void WriteTokens(const LayerShape& shape, DType dtype, const DenseTokens& tokens, int from,
                  int count, std::byte* extent, int capacity, int first_slot) {
   const size_t row_bytes = static_cast<size_t>(shape.head_dim) * DTypeBytes(dtype);
   const size_t token_bytes = static_cast<size_t>(shape.kv_heads) * row_bytes;

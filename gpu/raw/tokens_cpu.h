@@ -11,7 +11,7 @@
 namespace kvdepot::raw {
 
 // As Backend::WriteTokens.
-void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
+void WriteTokens(const LayerShape& shape, DType dtype, const DenseTokens& tokens, int from,
                  int count, std::byte* extent, int capacity, int first_slot);
 
 // Writes the parts of a raw segment, everything after its header.

@@ -40,7 +40,8 @@ void AppendCall::Act(Messages::Next next) {
 void AppendCall::StoreChunk(const WireMessage<v1::AppendRequest>& received) {
   if (!received.status.ok()) return End(received.status);
   const v1::AppendRequest& request = received.message;
-  absl::StatusOr<TokenChunk> chunk = ToTokenChunk(request, call_.context().options.engine);
+  absl::StatusOr<TokenChunk> chunk =
+      ToTokenChunk(request, call_.context().options, call_.buffer_finder());
   if (!chunk.ok()) return End(chunk.status());
   if (addition_ == nullptr) {
     if (absl::Status begun = Begin(request); !begun.ok()) return End(begun);

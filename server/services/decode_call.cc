@@ -39,7 +39,8 @@ void DecodeCall::Step(const WireMessage<v1::DecodeRequest>& received) {
   const Options& options = call_.context().options;
   const absl::StatusOr<int> layer = ToLayer("layer", request.layer(), options.engine);
   if (!layer.ok()) return End(layer.status());
-  absl::StatusOr<std::vector<DecodeStep>> steps = ToDecodeSteps(request, options);
+  absl::StatusOr<std::vector<DecodeStep>> steps =
+      ToDecodeSteps(request, options, call_.buffer_finder());
   if (!steps.ok()) return End(steps.status());
   call_.context().engine->Decode(call_.caller(), *layer, request.scale(), *std::move(steps),
                                  [this](absl::StatusOr<std::vector<AttendResult>> results) {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/services/buffer_convert.h"
 #include "server/services/field_error.h"
 #include "server/services/session_convert.h"
 #include "server/services/token_convert.h"
@@ -42,19 +43,33 @@ absl::Status FetchCall::ReadRequest(const v1::FetchRequest& request) {
     return absl::OutOfRangeError(absl::StrCat("position: ", request.position(),
                                               ", must be at most the layer's ", layer_tokens));
   }
-  session_id_ = request.session_id();
-  layer_ = static_cast<int>(request.layer());
-  dtype_ = *dtype;
-  MutexLock lock(mutex_);
-  position_ = request.position();
-  remaining_tokens_ =
+  if (request.has_k_range() != request.has_v_range()) {
+    return FieldError("v_range", request.has_v_range() ? "set" : "not set", "as k_range is");
+  }
+  absl::StatusOr<CallOutput> k = ToCallOutput(
+      "k", request.has_k_range() ? &request.k_range() : nullptr, call_.buffer_finder());
+  if (!k.ok()) return k.status();
+  absl::StatusOr<CallOutput> v = ToCallOutput(
+      "v", request.has_v_range() ? &request.v_range() : nullptr, call_.buffer_finder());
+  if (!v.ok()) return v.status();
+  token_bytes_ = session->spec.layers[request.layer()].row_values() * DTypeBytes(*dtype);
+  FetchRange range;
+  range.session_id = request.session_id();
+  range.layer = static_cast<int>(request.layer());
+  range.position = request.position();
+  range.token_count =
       request.token_count() == 0 ? layer_tokens - request.position() : request.token_count();
+  range.dtype = *dtype;
+  range.k = *std::move(k);
+  range.v = *std::move(v);
+  MutexLock lock(mutex_);
+  remaining_ = std::move(range);
   return absl::OkStatus();
 }
 
 void FetchCall::Advance() {
   bool read = false, write = false, end = false;
-  uint64_t position = 0, token_count = 0;
+  FetchRange range;
   absl::Status status;
   {
     MutexLock lock(mutex_);
@@ -64,9 +79,8 @@ void FetchCall::Advance() {
       ready_ = false;
       write = writing_ = true;
     }
-    if (sending && !ready_ && !reading_ && remaining_tokens_ > 0) {
-      position = position_;
-      token_count = remaining_tokens_;
+    if (sending && !ready_ && !reading_ && remaining_.token_count > 0) {
+      range = remaining_;
       read = reading_ = true;
     }
     end = !ended_ && !reading_ && !writing_;
@@ -75,30 +89,36 @@ void FetchCall::Advance() {
   }
   // Without the lock: each of these may lead back here. After the last one `this` may be gone.
   if (write) StartWrite(&sent_response_);
-  if (read) Read(position, token_count);
+  if (read) Read(std::move(range));
   if (end) Finish(call_.Finish(status));
 }
 
-void FetchCall::Read(uint64_t position, uint64_t token_count) {
+void FetchCall::Read(FetchRange range) {
+  const int layer = range.layer;
   call_.context().engine->Fetch(
-      call_.caller(), session_id_, layer_, position, token_count, dtype_,
-      [this](absl::StatusOr<FetchedTokens> tokens) { OnRead(std::move(tokens)); });
+      call_.caller(), std::move(range),
+      [this, layer](absl::StatusOr<FetchedTokens> tokens) { OnRead(layer, std::move(tokens)); });
 }
 
-void FetchCall::OnRead(absl::StatusOr<FetchedTokens> tokens) {
+void FetchCall::OnRead(int layer, absl::StatusOr<FetchedTokens> tokens) {
   const absl::Status status = tokens.status();
   uint64_t token_count = 0;
   if (status.ok()) {
     token_count = tokens->token_count;
     v1::FetchResponse response;
-    ToProto(layer_, *std::move(tokens), response.mutable_chunk());
+    ToProto(layer, *std::move(tokens), response.mutable_chunk());
     SerializeMessage(response, &read_response_);
   }
   {
     MutexLock lock(mutex_);
     reading_ = false;
-    position_ += token_count;
-    remaining_tokens_ -= token_count;
+    remaining_.position += token_count;
+    remaining_.token_count -= token_count;
+    for (CallOutput* output : {&remaining_.k, &remaining_.v}) {
+      if (output->is_in_reply()) continue;
+      output->data += token_count * token_bytes_;
+      output->size_bytes -= token_count * token_bytes_;
+    }
     ready_ = status.ok();
     if (!status.ok()) failure_ = status;
   }

@@ -31,17 +31,16 @@ class FetchCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   absl::Status ReadRequest(const v1::FetchRequest& request);
   // Starts whatever can start now; ends the call when nothing is left.
   void Advance();
-  void Read(uint64_t position, uint64_t token_count);
-  void OnRead(absl::StatusOr<FetchedTokens> tokens);
+  void Read(FetchRange range);
+  void OnRead(int layer, absl::StatusOr<FetchedTokens> tokens);
 
   RpcCall call_;
-  std::string session_id_;
-  int layer_ = 0;
-  DType dtype_ = DType::kBf16;
+  // Of K or of V, as they are sent.
+  size_t token_bytes_ = 0;
 
   Mutex mutex_;
-  uint64_t position_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t remaining_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  // What is still to be read; over once its token_count is 0.
+  FetchRange remaining_ ABSL_GUARDED_BY(mutex_);
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   // read_response_ holds a piece that waits to be sent.

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/services/append_call.h"
 #include "server/services/budget.h"
+#include "server/services/buffer_convert.h"
 #include "server/services/calibration_convert.h"
 #include "server/services/decode_call.h"
 #include "server/services/fetch_call.h"
@@ -220,7 +221,7 @@ grpc::ServerUnaryReactor* KvDepotService::Attend(Rpc* rpc, const Bytes* in, Byte
         const absl::StatusOr<int> layer = ToLayer("layer", attend.layer(), context_.options.engine);
         if (!layer.ok()) return call->End(layer.status());
         absl::StatusOr<std::vector<AttendQuery>> queries =
-            ToAttendQueries(attend, context_.options);
+            ToAttendQueries(attend, context_.options, call->buffer_finder());
         if (!queries.ok()) return call->End(queries.status());
         context_.engine->Attend(call->caller(), *layer, attend.scale(), *std::move(queries),
                                 [call](absl::StatusOr<std::vector<AttendResult>> results) {
@@ -295,6 +296,31 @@ grpc::ServerUnaryReactor* KvDepotService::UnmapSession(Rpc* rpc, const Bytes* in
         if (status.ok()) status = CheckSessionId(request.session_id());
         if (!status.ok()) return status;
         return context_.engine->UnmapSession(caller, request.lease_id(), request.session_id());
+      });
+}
+
+grpc::ServerUnaryReactor* KvDepotService::RegisterBuffer(Rpc* rpc, const Bytes* in, Bytes* out) {
+  return AnswerNow<v1::RegisterBufferRequest, v1::RegisterBufferResponse>(
+      RpcMethod::kRegisterBuffer, rpc, in, out,
+      [&](const Caller& caller, const v1::RegisterBufferRequest& request,
+          v1::RegisterBufferResponse*) {
+        absl::Status status = CheckEpoch(request.epoch(), context_.build.epoch);
+        if (!status.ok()) return status;
+        absl::StatusOr<BufferRequest> buffer = ToBufferRequest(request);
+        if (!buffer.ok()) return buffer.status();
+        return context_.engine->RegisterBuffer(caller, *std::move(buffer));
+      });
+}
+
+grpc::ServerUnaryReactor* KvDepotService::UnregisterBuffer(Rpc* rpc, const Bytes* in, Bytes* out) {
+  return AnswerNow<v1::UnregisterBufferRequest, v1::UnregisterBufferResponse>(
+      RpcMethod::kUnregisterBuffer, rpc, in, out,
+      [&](const Caller& caller, const v1::UnregisterBufferRequest& request,
+          v1::UnregisterBufferResponse*) {
+        absl::Status status = CheckEpoch(request.epoch(), context_.build.epoch);
+        if (status.ok()) status = CheckLeaseId(request.lease_id());
+        if (!status.ok()) return status;
+        return context_.engine->UnregisterBuffer(caller, request.lease_id(), request.buffer());
       });
 }
 

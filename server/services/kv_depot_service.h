@@ -25,8 +25,9 @@ using KvDepotCallbackService =
     Rpcs::WithRawCallbackMethod_Attend<Rpcs::WithRawCallbackMethod_Fetch<
     Rpcs::WithRawCallbackMethod_SetBudget<Rpcs::WithRawCallbackMethod_OpenLease<
     Rpcs::WithRawCallbackMethod_MapSession<Rpcs::WithRawCallbackMethod_Commit<
-    Rpcs::WithRawCallbackMethod_UnmapSession<
-    Rpcs::Service>>>>>>>>>>>>>>>>>>>;
+    Rpcs::WithRawCallbackMethod_UnmapSession<Rpcs::WithRawCallbackMethod_RegisterBuffer<
+    Rpcs::WithRawCallbackMethod_UnregisterBuffer<
+    Rpcs::Service>>>>>>>>>>>>>>>>>>>>>;
 // clang-format on
 
 class KvDepotService final : public KvDepotCallbackService {
@@ -53,6 +54,8 @@ class KvDepotService final : public KvDepotCallbackService {
   Unary* MapSession(Rpc* rpc, const Bytes* in, Bytes* out) override;
   Unary* Commit(Rpc* rpc, const Bytes* in, Bytes* out) override;
   Unary* UnmapSession(Rpc* rpc, const Bytes* in, Bytes* out) override;
+  Unary* RegisterBuffer(Rpc* rpc, const Bytes* in, Bytes* out) override;
+  Unary* UnregisterBuffer(Rpc* rpc, const Bytes* in, Bytes* out) override;
   grpc::ServerReadReactor<Bytes>* Append(Rpc* rpc, Bytes* out) override;
   grpc::ServerBidiReactor<Bytes, Bytes>* Decode(Rpc* rpc) override;
   grpc::ServerBidiReactor<Bytes, Bytes>* OpenLease(Rpc* rpc) override;

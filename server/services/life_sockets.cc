@@ -13,8 +13,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "gpu/descriptor_packet.h"
 #include "kvdepot/v1/mapping.pb.h"
+#include "server/mutex.h"
 #include "server/peer_process.h"
 #include "server/services/mapping_convert.h"
 
@@ -26,6 +28,8 @@ constexpr absl::Duration kHelloTimeout = absl::Seconds(5);
 // Connections without a hello; one more takes the oldest one's place.
 constexpr size_t kStrangersMax = 64;
 constexpr int kBacklog = 64;
+// Read in one go, whatever a client sends.
+constexpr int kBufferPacketsMax = 16;
 
 // The socket of one lease's process, as the engine sees it.
 class Peer final : public LeasePeer {
@@ -33,14 +37,55 @@ class Peer final : public LeasePeer {
   explicit Peer(FileDescriptor socket) : socket_(std::move(socket)) {}
   int socket() const { return socket_.get(); }
 
+  // The next packet but for those that show buffers, which are kept. Errors as ReceivePacket.
+  absl::StatusOr<DescriptorPacket> Receive() {
+    MutexLock lock(mutex_);
+    if (!unread_.has_value()) return Next();
+    absl::StatusOr<DescriptorPacket> packet = *std::move(unread_);
+    unread_.reset();
+    return packet;
+  }
+
   absl::Status SendSlab(const SlabNotice& notice, const IpcRegion& region) override {
     v1::LifeServerMessage message;
     ToProto(notice, message.mutable_slab());
     return SendPacket(socket_.get(), message.SerializeAsString(), region.descriptor.get());
   }
 
+  // Its packet was sent before the call that asks, but the sockets' thread may not have read it.
+  absl::StatusOr<FileDescriptor> TakeDescriptor(uint64_t buffer) override {
+    MutexLock lock(mutex_);
+    if (!unread_.has_value()) {
+      absl::StatusOr<DescriptorPacket> packet = Next();
+      if (packet.ok()) unread_ = *std::move(packet);
+    }
+    if (!shown_descriptor_ || shown_buffer_ != buffer) {
+      return absl::NotFoundError(
+          absl::StrCat("buffer: ", buffer, ", no descriptor came for it over the life socket"));
+    }
+    return std::move(shown_descriptor_);
+  }
+
  private:
+  absl::StatusOr<DescriptorPacket> Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    for (int i = 0; i < kBufferPacketsMax; ++i) {
+      absl::StatusOr<DescriptorPacket> packet = ReceivePacket(socket_.get());
+      if (!packet.ok()) return packet;
+      v1::LifeClientMessage message;
+      if (!message.ParseFromString(packet->bytes) || !message.has_buffer()) return packet;
+      shown_buffer_ = message.buffer().buffer();
+      shown_descriptor_ = std::move(packet->descriptor);
+    }
+    return absl::UnavailableError("life_socket: other work has its turn");
+  }
+
   const FileDescriptor socket_;
+  Mutex mutex_;
+  // Read by TakeDescriptor, for Receive.
+  absl::optional<DescriptorPacket> unread_ ABSL_GUARDED_BY(mutex_);
+  // The last one that came and was not taken.
+  uint64_t shown_buffer_ ABSL_GUARDED_BY(mutex_) = 0;
+  FileDescriptor shown_descriptor_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace
@@ -155,7 +200,7 @@ void LifeSockets::Accept() {
 }
 
 bool LifeSockets::Serve(Connection* connection, bool hung_up) {
-  absl::StatusOr<DescriptorPacket> packet = ReceivePacket(connection->peer->socket());
+  absl::StatusOr<DescriptorPacket> packet = connection->peer->Receive();
   if (!packet.ok() || packet->bytes.empty()) {
     // What was sent before the end is read first; an empty packet is not the end.
     connection->at_end = hung_up;

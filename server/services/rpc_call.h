@@ -6,7 +6,9 @@
 #include <grpcpp/support/status.h>
 
 #include "absl/status/status.h"
+#include "server/engine.h"
 #include "server/rpc_method.h"
+#include "server/services/buffer_convert.h"
 #include "server/services/service_context.h"
 #include "server/session_types.h"
 
@@ -25,6 +27,12 @@ class RpcCall {
   const Caller& caller() const { return caller_; }
   bool cancelled() const { return rpc_->IsCancelled(); }
   const ServiceContext& context() const { return context_; }
+  // Of the caller's buffers.
+  BufferFinder buffer_finder() const {
+    return [this](const std::string& lease_id, uint64_t buffer) {
+      return context_.engine->FindBuffer(caller_, lease_id, buffer);
+    };
+  }
 
   // What the reactor's Finish takes.
   grpc::Status Finish(const absl::Status& status);

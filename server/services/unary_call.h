@@ -28,6 +28,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   // `request` are complete.
   const absl::Status& admission() const { return admission_; }
   const Caller& caller() const { return call_.caller(); }
+  BufferFinder buffer_finder() const { return call_.buffer_finder(); }
   const Request& request() const { return request_.message; }
   Response* response() { return &response_; }
 

@@ -44,5 +44,26 @@ TEST(MakeChunkTest, CopiesTheRowsInBetween) {
   EXPECT_EQ(chunk.v(), "BBCC");
 }
 
+TEST(MakeChunkTest, DividesRangesOfABuffer) {
+  LayerTokens tokens = {3, 10, 10, "", "", {}};
+  tokens.k_range.set_offset(1000);
+  tokens.k_range.set_size_bytes(320);
+  tokens.v_range.set_offset(5000);
+  tokens.v_range.set_size_bytes(320);
+  EXPECT_EQ(*ChunkTokens(tokens, 1 << 20), 10u);
+  EXPECT_EQ(*ChunkTokens(tokens, 127), 3u);
+  EXPECT_EQ(*ChunkTokens(tokens, 1), 1u);
+  const v1::TokenChunk chunk = MakeChunk(tokens, 3, 4);
+  EXPECT_EQ(chunk.position(), 13u);
+  EXPECT_EQ(chunk.token_count(), 4u);
+  EXPECT_EQ(chunk.k_range().offset(), 1096u);
+  EXPECT_EQ(chunk.k_range().size_bytes(), 128u);
+  EXPECT_EQ(chunk.v_range().offset(), 5096u);
+  EXPECT_EQ(chunk.v_range().size_bytes(), 128u);
+  EXPECT_EQ(chunk.k(), "");
+  tokens.v_range.set_size_bytes(304);
+  EXPECT_EQ(ChunkTokens(tokens, 1 << 20).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 }  // namespace
 }  // namespace kvdepot

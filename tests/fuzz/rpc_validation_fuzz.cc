@@ -12,11 +12,12 @@
 #include "server/services/status_convert.h"
 #include "server/services/token_convert.h"
 #include "server/session_spec.h"
+#include "tests/server/services/one_buffer.h"
 
 namespace kvdepot {
 namespace {
 
-constexpr int kKinds = 17;
+constexpr int kKinds = 18;
 constexpr uint64_t kEpoch = 1;
 
 template <typename Request, typename Convert>
@@ -33,6 +34,7 @@ void RunNamed(const std::string& bytes) {
 
 void RunOne(int kind, const std::string& bytes) {
   static const Options& options = *new Options;
+  static const BufferFinder& find = *new BufferFinder(OneBuffer::Finder());
   switch (kind) {
     case 0:
       return Run<v1::CreateSessionRequest>(bytes, [](const auto& request) {
@@ -53,15 +55,16 @@ void RunOne(int kind, const std::string& bytes) {
       return Run<v1::ListSessionsRequest>(
           bytes, [](const auto& request) { return ToListRange(request, options.engine).status(); });
     case 3:
-      return Run<v1::AppendRequest>(bytes, [](const auto& request) {
-        return ToTokenChunk(request, options.engine).status();
-      });
+      return Run<v1::AppendRequest>(
+          bytes, [](const auto& request) { return ToTokenChunk(request, options, find).status(); });
     case 4:
-      return Run<v1::AttendRequest>(
-          bytes, [](const auto& request) { return ToAttendQueries(request, options).status(); });
+      return Run<v1::AttendRequest>(bytes, [](const auto& request) {
+        return ToAttendQueries(request, options, find).status();
+      });
     case 5:
-      return Run<v1::DecodeRequest>(
-          bytes, [](const auto& request) { return ToDecodeSteps(request, options).status(); });
+      return Run<v1::DecodeRequest>(bytes, [](const auto& request) {
+        return ToDecodeSteps(request, options, find).status();
+      });
     case 6:
       return Run<v1::FetchRequest>(
           bytes, [](const auto& request) { return ToDType(request.dtype()).status(); });
@@ -89,6 +92,9 @@ void RunOne(int kind, const std::string& bytes) {
     case 15:
       return Run<v1::CommitRequest>(
           bytes, [](const auto& request) { return ToCommitRequest(request).status(); });
+    case 16:
+      return Run<v1::RegisterBufferRequest>(
+          bytes, [](const auto& request) { return ToBufferRequest(request).status(); });
     default:
       return Run<v1::UnmapSessionRequest>(bytes, [](const auto& request) {
         absl::Status status = CheckEpoch(request.epoch(), kEpoch);

@@ -14,11 +14,12 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "gpu/backend.h"
+#include "gpu/check.h"
 #include "gtest/gtest.h"
 #include "tests/gpu/attend_reference.h"
 #include "tests/gpu/golden_case.h"
+#include "tests/gpu/random_layer.h"
 #include "tests/gpu/stored_layer.h"
 
 namespace kvdepot {
@@ -42,94 +43,6 @@ class BackendContractTest : public ::testing::TestWithParam<BackendUnderTest> {
 
   std::unique_ptr<Backend> backend_ = GetParam().make();
 };
-
-// Random tokens and queries of one layer, in dtype and as the fp32 values that the dtype holds.
-struct RandomTokens {
-  RandomTokens(const LayerShape& shape, DType dtype, int tokens, int queries,
-               std::mt19937& random) {
-    std::normal_distribution<float> normal;
-    std::vector<float> k_centre(shape.row_values());
-    std::vector<float> k_scale(shape.row_values());
-    for (float& c : k_centre) c = 2 * normal(random);
-    for (float& s : k_scale) s = std::exp(0.7f * normal(random));
-    const size_t count = static_cast<size_t>(tokens) * shape.row_values();
-    std::vector<float> k(count);
-    std::vector<float> v(count);
-    for (size_t i = 0; i < count; ++i) {
-      const size_t c = i % shape.row_values();
-      k[i] = k_centre[c] + k_scale[c] * normal(random);
-      v[i] = normal(random);
-    }
-    std::vector<float> q(static_cast<size_t>(queries * shape.query_heads * shape.head_dim));
-    for (float& value : q) value = normal(random);
-    k_bytes = ToBytes(k, dtype);
-    v_bytes = ToBytes(v, dtype);
-    q_bytes = ToBytes(q, dtype);
-    q_values = ToFloats(q_bytes, dtype);
-    count_tokens = tokens;
-  }
-  HostTokens host() const { return {k_bytes.data(), v_bytes.data(), count_tokens}; }
-
-  std::vector<std::byte> k_bytes, v_bytes, q_bytes;
-  std::vector<float> q_values;
-  int count_tokens = 0;
-};
-
-struct AttendOutcome {
-  std::vector<float> output;
-  std::vector<float> log_sum_exp;
-};
-
-inline AttendItem MakeItem(const LayerShape& shape, DType dtype,
-                           const LayerCalibration* calibration, const std::vector<TokenRun>& runs,
-                           uint64_t first_position, uint64_t query_position,
-                           const std::vector<std::byte>& q, AttendOutcome& outcome) {
-  AttendItem item;
-  item.shape = shape;
-  item.dtype = dtype;
-  item.calibration = calibration;
-  item.runs = runs;
-  item.first_position = first_position;
-  item.query_position = query_position;
-  item.query_tokens = static_cast<int>(q.size() / DTypeBytes(dtype) /
-                                       static_cast<size_t>(shape.query_heads * shape.head_dim));
-  item.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
-  item.q = q.data();
-  outcome.output.assign(static_cast<size_t>(item.query_tokens * shape.query_heads * shape.head_dim),
-                        NAN);
-  outcome.log_sum_exp.assign(static_cast<size_t>(item.query_tokens * shape.query_heads), NAN);
-  item.output = outcome.output.data();
-  item.log_sum_exp = outcome.log_sum_exp.data();
-  return item;
-}
-
-// Largest relative error over rows, L2 over channels.
-inline double WorstRelativeError(const ReferenceOutput& expected, const std::vector<float>& actual,
-                                 int head_dim) {
-  double worst = 0;
-  const size_t dim = static_cast<size_t>(head_dim);
-  for (size_t row = 0; row < actual.size() / dim; ++row) {
-    double difference = 0;
-    double norm = 0;
-    for (size_t c = 0; c < dim; ++c) {
-      const double e = expected.output[row * dim + c];
-      difference += std::pow(e - static_cast<double>(actual[row * dim + c]), 2);
-      norm += e * e;
-    }
-    const double error = norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
-    worst = std::isfinite(error) ? std::max(worst, error) : INFINITY;
-  }
-  return worst;
-}
-
-inline LayerShape RandomShape(std::mt19937& random) {
-  LayerShape shape;
-  shape.head_dim = 64 << (random() % 3);
-  shape.kv_heads = 1 + static_cast<int>(random() % 3);
-  shape.query_heads = shape.kv_heads * (1 + static_cast<int>(random() % 16));
-  if (random() % 4 == 0) shape.soft_cap = 5 + static_cast<float>(random() % 50);
-  return shape;
-}
 
 TEST_P(BackendContractTest, AttendEqualsDoublePrecisionOverDecodedValues) {
   constexpr unsigned kSeed = 20261124;
@@ -338,7 +251,8 @@ TEST_P(BackendContractTest, ExactTokensComeBackBitForBit) {
     StoredLayer layer(*backend_, shape, dtype, Codec::kRaw, nullptr);
     layer.Store(input.host(), 256, 64);
     std::vector<std::byte> k(input.k_bytes.size()), v(input.v_bytes.size());
-    backend_->Decode(shape, dtype, nullptr, layer.runs(), dtype, k.data(), v.data());
+    backend_->Decode(shape, dtype, nullptr, layer.runs(), dtype, MemorySpace::kHost, k.data(),
+                     v.data());
     EXPECT_EQ(k, input.k_bytes);
     EXPECT_EQ(v, input.v_bytes);
   }
@@ -415,22 +329,78 @@ TEST_P(BackendContractTest, ManySegmentsAtOnceAreTheBytesOfEachAlone) {
   }
 }
 
-TEST_P(BackendContractTest, NonFiniteValuesAreNamedByIndex) {
+TEST_P(BackendContractTest, TheFirstNonFiniteValueIsFoundInEitherMemory) {
   for (const DType dtype : {DType::kBf16, DType::kFp16, DType::kFp32}) {
     std::vector<float> values(5000, 1.5f);
-    const std::vector<std::byte> good = ToBytes(values, dtype);
-    EXPECT_TRUE(backend_->CheckFinite("chunk.k", good.data(), dtype, values.size()).ok());
-    for (const float bad : {NAN, -NAN, INFINITY, -INFINITY}) {
-      values.assign(5000, 1.5f);
-      values[4321] = bad;
+    const auto first = [&](MemorySpace space) {
       const std::vector<std::byte> bytes = ToBytes(values, dtype);
-      const absl::Status status =
-          backend_->CheckFinite("chunk.k", bytes.data(), dtype, values.size());
-      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-      const char* const value = std::isnan(bad) ? "nan" : bad > 0 ? "inf" : "-inf";
-      EXPECT_EQ(status.message(),
-                absl::StrCat("chunk.k: ", value, " at index 4321 of 5000 values, must be finite"));
+      const DeviceBytes device(*backend_, bytes);
+      return backend_->FirstNonFinite(space == MemorySpace::kHost ? bytes.data() : device.data(),
+                                      space, dtype, values.size());
+    };
+    for (const MemorySpace space : {MemorySpace::kHost, MemorySpace::kDevice}) {
+      values.assign(5000, 1.5f);
+      EXPECT_EQ(first(space), 5000u);
+      for (const float bad : {NAN, -NAN, INFINITY, -INFINITY}) {
+        values.assign(5000, 1.5f);
+        values[4321] = bad;
+        values[4999] = bad;
+        EXPECT_EQ(first(space), 4321u) << bad;
+      }
     }
+  }
+}
+
+// What a client shows: tokens, queries, outputs and values in memory of the device, used as it is.
+TEST_P(BackendContractTest, MemoryOfTheDeviceGivesWhatHostMemoryGives) {
+  std::mt19937 random(12);
+  const LayerShape shape{2, 6, 128, 0, 0};
+  for (const DType dtype : {DType::kBf16, DType::kFp32}) {
+    const RandomTokens input(shape, dtype, 1500, 3, random);
+    const LayerCalibration calibration = RandomCalibration(shape, random);
+    const DeviceBytes k(*backend_, input.k_bytes);
+    const DeviceBytes v(*backend_, input.v_bytes);
+    const DeviceBytes q(*backend_, input.q_bytes);
+    StoredLayer from_host(*backend_, shape, dtype, Codec::kPlanes, &calibration);
+    from_host.Store(input.host(), 1024, 64);
+    StoredLayer layer(*backend_, shape, dtype, Codec::kPlanes, &calibration);
+    layer.Store({k.data(), v.data(), 1500, MemorySpace::kDevice}, 1024, 64);
+
+    AttendOutcome expected, mixed;
+    const AttendItem host_item =
+        MakeItem(shape, dtype, &calibration, from_host.runs(), 0, 1497, input.q_bytes, expected);
+    AttendItem item =
+        MakeItem(shape, dtype, &calibration, layer.runs(), 0, 1497, input.q_bytes, mixed);
+    const DeviceBytes output(*backend_, std::vector<std::byte>(mixed.output.size() * 4));
+    const DeviceBytes log_sum_exp(*backend_, std::vector<std::byte>(mixed.log_sum_exp.size() * 4));
+    AttendItem device_item = item;
+    item.q = device_item.q = q.data();
+    item.q_space = device_item.q_space = MemorySpace::kDevice;
+    device_item.output = reinterpret_cast<float*>(output.data());
+    device_item.log_sum_exp = reinterpret_cast<float*>(log_sum_exp.data());
+    device_item.results_space = MemorySpace::kDevice;
+    ASSERT_TRUE(backend_->Attend({&host_item, 1}).ok());
+    ASSERT_TRUE(backend_->Attend({&item, 1}).ok());
+    EXPECT_EQ(mixed.output, expected.output);
+    EXPECT_EQ(mixed.log_sum_exp, expected.log_sum_exp);
+    // Beside one that goes to the host, in one batch, which repeats itself alone.
+    for (const int first : {0, 1}) {
+      const AttendItem both[] = {first == 0 ? item : device_item, first == 0 ? device_item : item};
+      ASSERT_TRUE(backend_->Attend(both).ok());
+      EXPECT_EQ(output.Read(), ToBytes(mixed.output, DType::kFp32));
+      EXPECT_EQ(log_sum_exp.Read(), ToBytes(mixed.log_sum_exp, DType::kFp32));
+    }
+
+    std::vector<std::byte> host_k(input.k_bytes.size() / DTypeBytes(dtype) * 2);
+    std::vector<std::byte> host_v(host_k.size());
+    const DeviceBytes device_k(*backend_, host_k);
+    const DeviceBytes device_v(*backend_, host_k);
+    backend_->Decode(shape, dtype, &calibration, layer.runs(), DType::kBf16, MemorySpace::kHost,
+                     host_k.data(), host_v.data());
+    backend_->Decode(shape, dtype, &calibration, layer.runs(), DType::kBf16, MemorySpace::kDevice,
+                     device_k.data(), device_v.data());
+    EXPECT_EQ(device_k.Read(), host_k);
+    EXPECT_EQ(device_v.Read(), host_v);
   }
 }
 
@@ -556,7 +526,7 @@ TEST_P(BackendContractTest, CommittedSegmentsOfVersion1HoldTheModelsValues) {
         {SegmentForm(golden.codec), segment, golden.tokens, 0, golden.tokens}};
     std::vector<float> k(golden.k_values.size()), v(golden.v_values.size());
     backend_->Decode(golden.shape, golden.dtype, calibration, runs, DType::kFp32,
-                     reinterpret_cast<std::byte*>(k.data()),
+                     MemorySpace::kHost, reinterpret_cast<std::byte*>(k.data()),
                      reinterpret_cast<std::byte*>(v.data()));
     EXPECT_EQ(k, golden.k_values);
     EXPECT_EQ(v, golden.v_values);

@@ -133,7 +133,7 @@ TEST_F(BackendCudaTest, DecodesToTheSameValuesFromAnyTokenOn) {
       runs[1].count -= first;
       std::vector<std::byte> k(bytes), v(bytes);
       backend->Decode(shape, dtype, codec == Codec::kPlanes ? &calibration : nullptr, runs, to,
-                      k.data(), v.data());
+                      MemorySpace::kHost, k.data(), v.data());
       decoded.push_back(std::move(k));
       decoded.push_back(std::move(v));
     }

@@ -24,19 +24,22 @@ class ForwardingBackend : public Backend {
   absl::StatusOr<ExportedSlab> ExportSlab(uint64_t serial) override {
     return to_->ExportSlab(serial);
   }
+  absl::StatusOr<std::unique_ptr<MappedRegion>> MapBuffer(IpcRegion region) override {
+    return to_->MapBuffer(std::move(region));
+  }
 
   absl::StatusOr<std::unique_ptr<Extent>> Allocate(const std::string& tenant, ExtentUse use,
                                                    size_t size_bytes) override {
     return to_->Allocate(tenant, use, size_bytes);
   }
-  absl::Status CheckFinite(absl::string_view field, const std::byte* values, DType dtype,
-                           size_t value_count) override {
-    return to_->CheckFinite(field, values, dtype, value_count);
+  size_t FirstNonFinite(const std::byte* values, MemorySpace space, DType dtype,
+                        size_t count) override {
+    return to_->FirstNonFinite(values, space, dtype, count);
   }
   size_t FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> runs) override {
     return to_->FirstNonFiniteRun(dtype, runs);
   }
-  void WriteTokens(const LayerShape& shape, DType dtype, const HostTokens& tokens, int from,
+  void WriteTokens(const LayerShape& shape, DType dtype, const DenseTokens& tokens, int from,
                    int count, std::byte* extent, int capacity, int first_slot) override {
     to_->WriteTokens(shape, dtype, tokens, from, count, extent, capacity, first_slot);
   }
@@ -51,8 +54,9 @@ class ForwardingBackend : public Backend {
   void Encode(absl::Span<EncodeJob> jobs) override { to_->Encode(jobs); }
   absl::Status Attend(absl::Span<const AttendItem> items) override { return to_->Attend(items); }
   void Decode(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
-              absl::Span<const TokenRun> runs, DType to, std::byte* k, std::byte* v) override {
-    to_->Decode(shape, dtype, calibration, runs, to, k, v);
+              absl::Span<const TokenRun> runs, DType to, MemorySpace space, std::byte* k,
+              std::byte* v) override {
+    to_->Decode(shape, dtype, calibration, runs, to, space, k, v);
   }
   void Synchronize() override { to_->Synchronize(); }
   void ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) override {

@@ -25,7 +25,7 @@ struct Blocks {
 
 Blocks WriteBlocks(Backend& backend, const GoldenCase& golden) {
   Blocks blocks;
-  const HostTokens tokens{golden.k.data(), golden.v.data(), golden.tokens};
+  const DenseTokens tokens{golden.k.data(), golden.v.data(), golden.tokens};
   for (int token = 0; token < golden.tokens; token += kBlockTokens) {
     auto extent = backend.Allocate("tenant", ExtentUse::kTail,
                                    ExactExtentBytes(golden.shape, golden.dtype, kBlockTokens));

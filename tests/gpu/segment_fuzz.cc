@@ -22,7 +22,8 @@ void ReadWhole(const std::vector<uint64_t>& aligned) {
   const TokenRun run{SegmentForm(view.codec()), data, view.tokens(), 0, view.tokens()};
   const size_t bytes = 4 * shape.row_values() * static_cast<size_t>(view.tokens());
   std::vector<std::byte> k(bytes), v(bytes);
-  backend->Decode(shape, view.dtype(), &calibration, {&run, 1}, DType::kFp32, k.data(), v.data());
+  backend->Decode(shape, view.dtype(), &calibration, {&run, 1}, DType::kFp32, MemorySpace::kHost,
+                  k.data(), v.data());
 }
 
 }  // namespace

@@ -76,7 +76,7 @@ class StoredLayer {
 
   // Stores `tokens`, the first at position 0: 16 exact ones, segments of at most `segment_tokens`
   // as long as `tail_min` tokens remain behind them, and the rest exact.
-  void Store(const HostTokens& tokens, int segment_tokens, int tail_min) {
+  void Store(const DenseTokens& tokens, int segment_tokens, int tail_min) {
     int position = 0;
     AddExact(tokens, position, std::min(kSinkTokens, tokens.count), kSinkTokens);
     position = std::min(kSinkTokens, tokens.count);
@@ -100,7 +100,7 @@ class StoredLayer {
     for (const TokenRun& run : runs_) tokens += static_cast<size_t>(run.count);
     k.resize(tokens * shape_.row_values());
     v.resize(tokens * shape_.row_values());
-    backend_.Decode(shape_, dtype_, calibration_, runs_, DType::kFp32,
+    backend_.Decode(shape_, dtype_, calibration_, runs_, DType::kFp32, MemorySpace::kHost,
                     reinterpret_cast<std::byte*>(k.data()), reinterpret_cast<std::byte*>(v.data()));
   }
 
@@ -112,13 +112,13 @@ class StoredLayer {
     return extents_.back()->data();
   }
 
-  void AddExact(const HostTokens& tokens, int from, int count, int capacity) {
+  void AddExact(const DenseTokens& tokens, int from, int count, int capacity) {
     std::byte* extent = Allocate(ExactExtentBytes(shape_, dtype_, capacity));
     backend_.WriteTokens(shape_, dtype_, tokens, from, count, extent, capacity, 0);
     runs_.push_back({TokenRun::Form::kExact, extent, capacity, 0, count});
   }
 
-  void AddSegment(const HostTokens& tokens, int from, int count) {
+  void AddSegment(const DenseTokens& tokens, int from, int count) {
     std::vector<const std::byte*> blocks;
     for (int token = from; token < from + count; token += kBlockTokens) {
       std::byte* extent = Allocate(ExactExtentBytes(shape_, dtype_, kBlockTokens));

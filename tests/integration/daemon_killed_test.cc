@@ -1,26 +1,19 @@
 // The daemon is killed under processes that map its memory, and started again on the same socket:
 // what is mapped stays as it was, calls say first that nothing answers and then that another daemon
 // does, and a new lease goes on.
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "client/client.h"
 #include "client/kvdepot.h"
 #include "client/mapped_session.h"
 #include "gtest/gtest.h"
+#include "tests/integration/daemon_process.h"
 #include "tests/integration/mapped_tokens.h"
 #include "tests/server/services/test_daemon.h"
 
@@ -31,77 +24,13 @@ absl::Time Soon() { return absl::Now() + absl::Seconds(20); }
 
 std::string Hex(uint64_t epoch) { return absl::StrCat(absl::Hex(epoch, absl::kZeroPad16)); }
 
-// A daemon of its own process, which can be killed, as often as it is started.
 class DaemonKilledTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = "/tmp/kvdepot-killed-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-    Start();
-  }
-  void TearDown() override {
-    Kill();
-    EXPECT_EQ(std::system(absl::StrCat("rm -r ", folder_).c_str()), 0);
-  }
-
-  std::string target() const { return absl::StrCat("unix://", folder_, "/socket"); }
-
-  void Start() {
-    std::vector<std::string> words = {"server/kvdepotd", absl::StrCat("--listen=", target()),
-                                      "--metrics_address=", "--memory_budget=256MiB",
-                                      "--device=cpu"};
-    std::vector<char*> arguments;
-    arguments.reserve(words.size() + 1);
-    for (std::string& word : words) arguments.push_back(word.data());
-    arguments.push_back(nullptr);
-    ASSERT_EQ(posix_spawn(&daemon_, words[0].c_str(), nullptr, nullptr, arguments.data(), environ),
-              0);
-  }
-  void Kill() {
-    if (daemon_ == 0) return;
-    kill(daemon_, SIGKILL);
-    int state = 0;
-    EXPECT_EQ(waitpid(daemon_, &state, 0), daemon_);
-    EXPECT_TRUE(WIFSIGNALED(state)) << "it had ended before it was killed: " << state;
-    daemon_ = 0;
-  }
-
-  std::shared_ptr<Lease> OpenLease() {
-    absl::StatusOr<std::shared_ptr<Lease>> lease = absl::UnavailableError("not tried");
-    const absl::Time deadline = Soon();
-    while (absl::IsUnavailable(lease.status()) && absl::Now() < deadline) {
-      lease = Lease::Open(target(), {}, deadline);
-      if (!lease.ok()) absl::SleepFor(absl::Milliseconds(20));
-    }
-    EXPECT_TRUE(lease.ok()) << lease.status();
-    return lease.ok() ? *lease : nullptr;
-  }
   std::unique_ptr<MappedSession> Map(const std::shared_ptr<Lease>& lease, const std::string& id,
                                      MapAccess access) {
     auto session = MappedSession::Open(lease, id, {access, 256}, Soon());
     EXPECT_TRUE(session.ok()) << session.status();
     return session.ok() ? *std::move(session) : nullptr;
-  }
-  std::string CreateSession() {
-    const auto client = Client::Connect(target(), {}, Soon());
-    if (!client.ok()) {
-      ADD_FAILURE() << client.status();
-      return "";
-    }
-    v1::CreateSessionRequest request;
-    request.set_name("chat");
-    request.set_dtype(v1::DTYPE_FP32);
-    request.set_codec(v1::CODEC_RAW);
-    for (int i = 0; i < kLayers; ++i) {
-      v1::LayerShape* const layer = request.add_layers();
-      layer->set_kv_heads(kKvHeads);
-      layer->set_query_heads(kQueryHeads);
-      layer->set_head_dim(kHeadDim);
-    }
-    const auto response = (*client)->CreateSession(request, Soon());
-    EXPECT_TRUE(response.ok()) << response.status();
-    return response.ok() ? response->session().id() : "";
   }
   static void Append(MappedSession* session, int count) {
     for (int layer = 0; layer < kLayers; ++layer) {
@@ -132,19 +61,18 @@ class DaemonKilledTest : public ::testing::Test {
     return status;
   }
 
-  std::string folder_;
-  pid_t daemon_ = 0;
+  DaemonProcess daemon_{{"--device=cpu"}};
   MappedStream stream_{1};
 };
 
 TEST_F(DaemonKilledTest, ClientsReadOnAndGoOnWithANewLease) {
-  auto writer_lease = OpenLease();
-  auto reader_lease = OpenLease();
+  auto writer_lease = daemon_.OpenLease();
+  auto reader_lease = daemon_.OpenLease();
   ASSERT_TRUE(writer_lease != nullptr && reader_lease != nullptr);
   kvdepot_lease* c_lease = nullptr;
-  ASSERT_EQ(kvdepot_lease_open(target().c_str(), nullptr, 10, &c_lease), KVDEPOT_OK);
+  ASSERT_EQ(kvdepot_lease_open(daemon_.target().c_str(), nullptr, 10, &c_lease), KVDEPOT_OK);
   ASSERT_EQ(kvdepot_lease_status(c_lease), KVDEPOT_OK);
-  const std::string id = CreateSession();
+  const std::string id = daemon_.CreateSession("chat");
   auto writer = Map(writer_lease, id, MapAccess::kWrite);
   ASSERT_NE(writer, nullptr);
   // Two Commits, so that a part is sealed and lies in another slab.
@@ -159,7 +87,7 @@ TEST_F(DaemonKilledTest, ClientsReadOnAndGoOnWithANewLease) {
   const std::vector<float> written = Outputs(writer.get());
   const std::vector<float> read = Outputs(reader.get());
 
-  Kill();
+  daemon_.Kill();
   EXPECT_TRUE(absl::IsUnavailable(writer->Commit(Soon())));
   EXPECT_TRUE(absl::IsUnavailable(reader->Refresh(Soon())));
   // Each lease learns it from its own stream, when that breaks.
@@ -170,12 +98,12 @@ TEST_F(DaemonKilledTest, ClientsReadOnAndGoOnWithANewLease) {
   }
   EXPECT_EQ(kvdepot_lease_status(c_lease), KVDEPOT_UNAVAILABLE) << kvdepot_error_message();
   EXPECT_TRUE(absl::IsUnavailable(writer_lease->status())) << writer_lease->status();
-  EXPECT_TRUE(absl::IsUnavailable(Lease::Open(target(), {}, Soon()).status()));
+  EXPECT_TRUE(absl::IsUnavailable(Lease::Open(daemon_.target(), {}, Soon()).status()));
   EXPECT_EQ(Outputs(writer.get()), written);
   EXPECT_EQ(Outputs(reader.get()), read);
 
-  Start();
-  const auto next_lease = OpenLease();
+  daemon_.Start();
+  const auto next_lease = daemon_.OpenLease();
   ASSERT_NE(next_lease, nullptr);
   EXPECT_NE(next_lease->epoch(), writer_lease->epoch());
   const auto expect_both_epochs = [&](const Lease& lease, const absl::Status& status) {
@@ -190,7 +118,7 @@ TEST_F(DaemonKilledTest, ClientsReadOnAndGoOnWithANewLease) {
   expect_both_epochs(*reader_lease,
                      WhileUnavailable([&] { return reader_lease->Unmap(id, Soon()); }));
   // Nothing has been dropped yet, and the new daemon has its own memory.
-  const std::string next_id = CreateSession();
+  const std::string next_id = daemon_.CreateSession("chat");
   EXPECT_NE(next_id, id);
   auto next_writer = Map(next_lease, next_id, MapAccess::kWrite);
   ASSERT_NE(next_writer, nullptr);
@@ -208,7 +136,7 @@ TEST_F(DaemonKilledTest, ClientsReadOnAndGoOnWithANewLease) {
   reader_lease = nullptr;
   Append(next_writer.get(), 256);
   ASSERT_TRUE(next_writer->Commit(Soon()).ok());
-  const auto next_reader = Map(OpenLease(), next_id, MapAccess::kRead);
+  const auto next_reader = Map(daemon_.OpenLease(), next_id, MapAccess::kRead);
   ASSERT_NE(next_reader, nullptr);
   EXPECT_EQ(next_reader->committed_token_count(), 512u);
   EXPECT_EQ(Outputs(next_reader.get()), read);

@@ -79,6 +79,45 @@ TEST_F(KvdepotCTest, SessionsOfOneCallAreEachAttended) {
   EXPECT_LT(second.query.ErrorOver(0, 1), 1e-4);
 }
 
+TEST_F(KvdepotCTest, CommittedTokensAreFetchedIntoABuffer) {
+  for (int layer = 0; layer < kLayers; ++layer) {
+    const MappedTokens tokens(layer, 0, 100);
+    ASSERT_EQ(kvdepot_append(sessions_[0], layer, tokens.k.data(), tokens.v.data(), 100),
+              KVDEPOT_OK);
+  }
+  ASSERT_EQ(kvdepot_commit(sessions_[0], 0, kTimeout), KVDEPOT_OK) << kvdepot_error_message();
+  const MappedTokens expected(1, 10, 50);
+  const size_t bytes = expected.k.size();
+  kvdepot_buffer* buffer = nullptr;
+  ASSERT_EQ(kvdepot_buffer_register(lease_, nullptr, 2 * bytes, kTimeout, &buffer), KVDEPOT_OK)
+      << kvdepot_error_message();
+  ASSERT_EQ(kvdepot_fetch(sessions_[0], 1, 10, 50, KVDEPOT_FP32, buffer, bytes, 0, kTimeout),
+            KVDEPOT_OK)
+      << kvdepot_error_message();
+  const std::string data(static_cast<const char*>(kvdepot_buffer_data(buffer)), 2 * bytes);
+  EXPECT_EQ(data.substr(bytes), expected.k);
+  EXPECT_EQ(data.substr(0, bytes), expected.v);
+
+  const auto expect_refused = [&](int code, int expected_code, const std::string& message) {
+    EXPECT_EQ(code, expected_code);
+    EXPECT_EQ(std::string(kvdepot_error_message()).substr(0, message.size()), message);
+  };
+  expect_refused(kvdepot_fetch(sessions_[0], 1, 60, 50, KVDEPOT_FP32, buffer, 0, bytes, kTimeout),
+                 KVDEPOT_OUT_OF_RANGE, "token_count: 50, must be at most 40");
+  expect_refused(
+      kvdepot_fetch(sessions_[0], 1, 0, 50, KVDEPOT_FP32, buffer, 0, bytes + 16, kTimeout),
+      KVDEPOT_INVALID_ARGUMENT, "v_range.size_bytes: 25600 from 25616, must be within");
+  expect_refused(kvdepot_fetch(sessions_[0], 2, 0, 50, KVDEPOT_FP32, buffer, 0, 0, kTimeout),
+                 KVDEPOT_INVALID_ARGUMENT, "layer: 2, the session has 2");
+  expect_refused(kvdepot_fetch(sessions_[0], 0, 0, 50, 9, buffer, 0, 0, kTimeout),
+                 KVDEPOT_INVALID_ARGUMENT, "dtype: 9");
+  expect_refused(kvdepot_fetch(sessions_[0], 0, 0, 101, KVDEPOT_FP32, buffer, 0, 0, kTimeout),
+                 KVDEPOT_INVALID_ARGUMENT, "token_count: 101, the buffer has room for 100");
+  expect_refused(kvdepot_buffer_register(lease_, &ids_[0], 16, kTimeout, &buffer),
+                 KVDEPOT_INVALID_ARGUMENT, "memory: set, must be NULL");
+  kvdepot_buffer_close(buffer);
+}
+
 TEST_F(KvdepotCTest, StructsOfANewerHeaderMayBeLarger) {
   struct Newer {
     kvdepot_query known;

@@ -15,7 +15,7 @@ MappedTokens::MappedTokens(int layer, int position, int token_count) : count(tok
   v = chunk.v();
 }
 
-HostTokens MappedTokens::tokens() const {
+DenseTokens MappedTokens::tokens() const {
   return {reinterpret_cast<const std::byte*>(k.data()),
           reinterpret_cast<const std::byte*>(v.data()), count};
 }

@@ -14,7 +14,7 @@ namespace kvdepot {
 // Tokens position .. position + count - 1 of a layer, as Chunk of test_daemon.h.
 struct MappedTokens {
   MappedTokens(int layer, int position, int count);
-  HostTokens tokens() const;
+  DenseTokens tokens() const;
 
   std::string k;
   std::string v;

@@ -79,7 +79,7 @@ class Client {
       case 4:
       case 5: {
         Pending<FetchedTokens> pending;
-        engine_->Fetch(caller_, session->id, 0, 0, 0, DType::kBf16, pending.done());
+        engine_->Fetch(caller_, {session->id, 0, 0, 0, DType::kBf16}, pending.done());
         return pending.Wait().status();
       }
       case 6:

@@ -196,7 +196,7 @@ TEST(EngineDecodeTest, AReaderSeesTheSessionAsItWasWhenItAsked) {
     return false;
   };
   Pending<FetchedTokens> held;
-  engine->Fetch(holding, session.id, 0, 0, 1, DType::kFp32, held.done());
+  engine->Fetch(holding, {session.id, 0, 0, 1, DType::kFp32}, held.done());
   const Caller caller = engine.caller();
   Pending<SessionInfo> truncated;
   engine->TruncateSession(caller, session.id, 1, 100, truncated.done());
@@ -205,7 +205,7 @@ TEST(EngineDecodeTest, AReaderSeesTheSessionAsItWasWhenItAsked) {
   Pending<std::vector<AttendResult>> read;
   engine->Attend(caller, 0, 0, {Query(session.id, kShape, q)}, read.done());
   Pending<FetchedTokens> fetched;
-  engine->Fetch(caller, session.id, 0, 90, 40, DType::kFp32, fetched.done());
+  engine->Fetch(caller, {session.id, 0, 90, 40, DType::kFp32}, fetched.done());
   {
     MutexLock lock(mu);
     open = true;

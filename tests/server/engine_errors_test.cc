@@ -140,10 +140,10 @@ TEST_F(EngineErrorsTest, ChunksThatDoNotFitTheSession) {
   EXPECT_EQ(AppendError([](TokenChunk& c) { c.token_count = 4294967295; }),
             InvalidArgumentError("chunk.token_count: 4294967295, must be 1..110"));
   EXPECT_EQ(
-      AppendError([](TokenChunk& c) { c.k.remove_suffix(1); }),
+      AppendError([](TokenChunk& c) { c.k.bytes.remove_suffix(1); }),
       InvalidArgumentError("chunk.k: 1023 bytes, must be 1024 (2 tokens x 128 values x 4 bytes)"));
   EXPECT_EQ(
-      AppendError([](TokenChunk& c) { c.v = ""; }),
+      AppendError([](TokenChunk& c) { c.v = std::string(); }),
       InvalidArgumentError("chunk.v: 0 bytes, must be 1024 (2 tokens x 128 values x 4 bytes)"));
   EXPECT_EQ(AppendError([](TokenChunk& c) { c.query_second_moments = {1}; }),
             InvalidArgumentError("query_second_moments.values: 1 values, must be none or 128 "
@@ -327,13 +327,13 @@ TEST_F(EngineErrorsTest, AFullQueueIsAnError) {
     return false;
   };
   Pending<FetchedTokens> held;
-  (*engine_)->Fetch(holding, session_.id, 0, 0, 0, DType::kFp32, held.done());
+  (*engine_)->Fetch(holding, {session_.id, 0, 0, 0, DType::kFp32}, held.done());
   {
     MutexLock lock(mu);
     while (!reached) changed.Wait(mu);
   }
   Pending<FetchedTokens> waiting;
-  (*engine_)->Fetch(engine_->caller(), session_.id, 0, 0, 0, DType::kFp32, waiting.done());
+  (*engine_)->Fetch(engine_->caller(), {session_.id, 0, 0, 0, DType::kFp32}, waiting.done());
   EXPECT_EQ(
       engine_->Fetch(session_.id, 0, 0, 0).status(),
       absl::ResourceExhaustedError("queued_requests_per_tenant_max: 2 of 2 requests are waiting"));
@@ -352,8 +352,8 @@ TEST_F(EngineErrorsTest, WhatIsStillQueuedAtTheEndIsToldSo) {
   ASSERT_TRUE(engine.Append(session, 0, 0, {RandomTokens(random_, kShape, 10)}).ok());
   Pending<FetchedTokens> first;
   Pending<FetchedTokens> second;
-  engine->Fetch(engine.caller(), session.id, 0, 0, 0, DType::kFp32, first.done());
-  engine->Fetch(engine.caller(), session.id, 0, 0, 0, DType::kFp32, second.done());
+  engine->Fetch(engine.caller(), {session.id, 0, 0, 0, DType::kFp32}, first.done());
+  engine->Fetch(engine.caller(), {session.id, 0, 0, 0, DType::kFp32}, second.done());
   engine.Stop();
   // Either it was done before the end or it was refused; it has its result either way.
   for (Pending<FetchedTokens>* pending : {&first, &second}) {

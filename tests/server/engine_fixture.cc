@@ -110,7 +110,7 @@ absl::StatusOr<std::vector<AttendResult>> TestEngine::Decode(int layer,
 absl::StatusOr<FetchedTokens> TestEngine::Fetch(const std::string& session_id, int layer,
                                                 uint64_t position, uint64_t token_count) {
   Pending<FetchedTokens> pending;
-  engine_->Fetch(caller_, session_id, layer, position, token_count, DType::kFp32, pending.done());
+  engine_->Fetch(caller_, {session_id, layer, position, token_count, DType::kFp32}, pending.done());
   return pending.Wait();
 }
 

@@ -3,6 +3,7 @@
 #define KVDEPOT_TESTS_SERVER_ENGINE_MAPPED_FIXTURE_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -45,9 +46,17 @@ class RecordingPeer final : public LeasePeer {
     sent.push_back(notice);
     return absl::OkStatus();
   }
+  absl::StatusOr<FileDescriptor> TakeDescriptor(uint64_t buffer) override {
+    const auto found = shown.find(buffer);
+    if (found == shown.end()) return absl::NotFoundError("buffer: nothing came");
+    FileDescriptor descriptor = std::move(found->second);
+    shown.erase(found);
+    return descriptor;
+  }
 
   absl::Status answer;
   std::vector<SlabNotice> sent;
+  std::map<uint64_t, FileDescriptor> shown;
 };
 
 class EngineMappedTest : public ::testing::Test {

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "gtest/gtest.h"
+#include "tests/server/services/one_buffer.h"
 
 namespace kvdepot {
 namespace {
@@ -34,13 +35,13 @@ v1::AppendRequest ValidAppend() {
 TEST(ToTokenChunk, ViewsTheMessage) {
   v1::AppendRequest request = ValidAppend();
   request.mutable_query_second_moments()->add_values(3);
-  const absl::StatusOr<TokenChunk> chunk = ToTokenChunk(request, EngineOptions());
+  const absl::StatusOr<TokenChunk> chunk = ToTokenChunk(request, Options(), OneBuffer::Finder());
   ASSERT_TRUE(chunk.ok()) << chunk.status();
   EXPECT_EQ(chunk->layer, 1);
   EXPECT_EQ(chunk->position, 5u);
   EXPECT_EQ(chunk->token_count, 2u);
-  EXPECT_EQ(chunk->k.data(), request.chunk().k().data());
-  EXPECT_EQ(chunk->v, "vv");
+  EXPECT_EQ(chunk->k.bytes.data(), request.chunk().k().data());
+  EXPECT_EQ(chunk->v.bytes, "vv");
   EXPECT_EQ(chunk->query_second_moments, std::vector<float>{3});
 }
 
@@ -49,11 +50,30 @@ TEST(ToTokenChunk, ChecksEveryField) {
                           const std::function<void(v1::AppendRequest&)>& change) {
     v1::AppendRequest request = ValidAppend();
     change(request);
-    ExpectField(ToTokenChunk(request, EngineOptions()).status(), field);
+    ExpectField(ToTokenChunk(request, Options(), OneBuffer::Finder()).status(), field);
   };
   refused("chunk", [](auto& r) { r.clear_chunk(); });
   refused("chunk.layer", [](auto& r) { r.mutable_chunk()->set_layer(256); });
   refused("chunk.layer", [](auto& r) { r.mutable_chunk()->set_layer(~0u); });
+}
+
+TEST(ToTokenChunk, TakesKAndVFromABuffer) {
+  v1::AppendRequest request = ValidAppend();
+  request.mutable_chunk()->clear_k();
+  request.mutable_chunk()->clear_v();
+  *request.mutable_chunk()->mutable_k_range() = RangeOf(0, 16);
+  ExpectField(ToTokenChunk(request, Options(), OneBuffer::Finder()).status(), "chunk.v_range");
+  *request.mutable_chunk()->mutable_v_range() = RangeOf(16, 16);
+  const auto chunk = ToTokenChunk(request, Options(), OneBuffer::Finder());
+  ASSERT_TRUE(chunk.ok()) << chunk.status();
+  EXPECT_EQ(chunk->v.data() - chunk->k.data(), 16);
+  EXPECT_NE(chunk->v.buffer, nullptr);
+  ExpectField(ToTokenChunk(request, Options(), OneBuffer::Finder(nullptr)).status(),
+              "chunk.k_range.buffer", absl::StatusCode::kNotFound);
+  Options options;
+  options.message_bytes_max = 15;
+  ExpectField(ToTokenChunk(request, options, OneBuffer::Finder()).status(),
+              "chunk.k_range.size_bytes");
 }
 
 v1::AttendRequest ValidAttend() {
@@ -68,12 +88,12 @@ v1::AttendRequest ValidAttend() {
 
 TEST(ToAttendQueries, ViewsTheMessage) {
   const v1::AttendRequest request = ValidAttend();
-  const auto queries = ToAttendQueries(request, Options());
+  const auto queries = ToAttendQueries(request, Options(), OneBuffer::Finder());
   ASSERT_TRUE(queries.ok()) << queries.status();
   ASSERT_EQ(queries->size(), 1u);
   EXPECT_EQ((*queries)[0].session_id, "session");
   EXPECT_EQ((*queries)[0].query_tokens, 1u);
-  EXPECT_EQ((*queries)[0].q.data(), request.items(0).queries().q().data());
+  EXPECT_EQ((*queries)[0].q.bytes.data(), request.items(0).queries().q().data());
   EXPECT_EQ((*queries)[0].token_count, 9u);
 }
 
@@ -82,7 +102,7 @@ TEST(ToAttendQueries, ChecksEveryField) {
                           const std::function<void(v1::AttendRequest&)>& change) {
     v1::AttendRequest request = ValidAttend();
     change(request);
-    ExpectField(ToAttendQueries(request, Options()).status(), field);
+    ExpectField(ToAttendQueries(request, Options(), OneBuffer::Finder()).status(), field);
   };
   refused("items", [](auto& r) { r.clear_items(); });
   refused("items", [](auto& r) {
@@ -103,9 +123,9 @@ TEST(ToAttendQueries, RefusesQueriesWhoseReplyFitsNoMessage) {
   options.message_bytes_max = 1600;
   v1::AttendRequest request = ValidAttend();
   request.mutable_items(0)->mutable_queries()->set_q(std::string(700, 'q'));
-  EXPECT_TRUE(ToAttendQueries(request, options).ok());
+  EXPECT_TRUE(ToAttendQueries(request, options, OneBuffer::Finder()).ok());
   request.mutable_items(0)->mutable_queries()->set_q(std::string(701, 'q'));
-  ExpectField(ToAttendQueries(request, options).status(), "message_bytes_max",
+  ExpectField(ToAttendQueries(request, options, OneBuffer::Finder()).status(), "message_bytes_max",
               absl::StatusCode::kResourceExhausted);
 }
 
@@ -121,13 +141,47 @@ v1::DecodeRequest ValidDecode() {
   return request;
 }
 
+TEST(ToAttendQueries, TakesQueriesAndResultsInABuffer) {
+  v1::AttendRequest request = ValidAttend();
+  v1::AttendItem* const item = request.mutable_items(0);
+  item->mutable_queries()->clear_q();
+  *item->mutable_queries()->mutable_q_range() = RangeOf(0, 64);
+  *item->mutable_output_range() = RangeOf(64, 128);
+  ExpectField(ToAttendQueries(request, Options(), OneBuffer::Finder()).status(),
+              "items[0].log_sum_exp_range");
+  *item->mutable_log_sum_exp_range() = RangeOf(192, 16);
+  const auto queries = ToAttendQueries(request, Options(), OneBuffer::Finder());
+  ASSERT_TRUE(queries.ok()) << queries.status();
+  const AttendQuery& query = (*queries)[0];
+  EXPECT_EQ(query.output.data - query.q.data(), 64);
+  EXPECT_EQ(query.log_sum_exp.data - query.q.data(), 192);
+  EXPECT_EQ(query.log_sum_exp.size_bytes, 16u);
+  item->mutable_output_range()->set_size_bytes(kBufferBytes);
+  ExpectField(ToAttendQueries(request, Options(), OneBuffer::Finder()).status(),
+              "items[0].output_range.size_bytes");
+}
+
+TEST(ToAttendQueries, CountsTheReplyOfQueriesInABuffer) {
+  v1::AttendRequest request = ValidAttend();
+  v1::AttendItem* const item = request.mutable_items(0);
+  item->mutable_queries()->clear_q();
+  *item->mutable_queries()->mutable_q_range() = RangeOf(0, 64);
+  Options options;
+  options.message_bytes_max = 128;
+  ExpectField(ToAttendQueries(request, options, OneBuffer::Finder()).status(), "message_bytes_max",
+              absl::StatusCode::kResourceExhausted);
+  *item->mutable_output_range() = RangeOf(0, 128);
+  *item->mutable_log_sum_exp_range() = RangeOf(0, 128);
+  EXPECT_TRUE(ToAttendQueries(request, options, OneBuffer::Finder()).ok());
+}
+
 TEST(ToDecodeSteps, ViewsTheMessage) {
   const v1::DecodeRequest request = ValidDecode();
-  const auto steps = ToDecodeSteps(request, Options());
+  const auto steps = ToDecodeSteps(request, Options(), OneBuffer::Finder());
   ASSERT_TRUE(steps.ok()) << steps.status();
   EXPECT_EQ((*steps)[0].generation, 4u);
-  EXPECT_EQ((*steps)[0].chunk.k, "kk");
-  EXPECT_EQ((*steps)[0].q, "qq");
+  EXPECT_EQ((*steps)[0].chunk.k.bytes, "kk");
+  EXPECT_EQ((*steps)[0].q.bytes, "qq");
   EXPECT_EQ((*steps)[0].query_tokens, 2u);
 }
 
@@ -136,7 +190,7 @@ TEST(ToDecodeSteps, ChecksEveryField) {
                           const std::function<void(v1::DecodeRequest&)>& change) {
     v1::DecodeRequest request = ValidDecode();
     change(request);
-    ExpectField(ToDecodeSteps(request, Options()).status(), field);
+    ExpectField(ToDecodeSteps(request, Options(), OneBuffer::Finder()).status(), field);
   };
   refused("items", [](auto& r) { r.clear_items(); });
   refused("scale", [](auto& r) { r.set_scale(kNan); });

@@ -1,0 +1,133 @@
+// Which buffers a lease has, and for how long. What calls do with them is
+// tests/integration/registered_buffer_test.cc's matter.
+#include "server/engine_buffer.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "gpu/shared_memory.h"
+#include "gtest/gtest.h"
+#include "tests/server/engine_mapped_fixture.h"
+
+namespace kvdepot {
+namespace {
+
+constexpr size_t kBytes = 8192;
+
+EngineOptions TwoBuffers() {
+  EngineOptions options;
+  options.buffers_per_lease_max = 2;
+  return options;
+}
+
+class EngineBufferTest : public EngineMappedTest {
+ protected:
+  EngineBufferTest() : EngineMappedTest(TwoBuffers()) {}
+
+  // Sends memory of the test's for buffer number `buffer`; it says that it has `size_bytes`.
+  absl::Status Register(const TestLease& lease, uint64_t buffer, size_t size_bytes = kBytes) {
+    memory_ = *MakeSharedMemory(kBytes, ExtentUse::kTail);
+    lease.peer->shown[buffer] = std::move(memory_->Export()->descriptor);
+    return RegisterShown(lease, buffer, size_bytes);
+  }
+  absl::Status RegisterShown(const TestLease& lease, uint64_t buffer, size_t size_bytes,
+                             RegionKind kind = RegionKind::kSharedMemory) {
+    BufferRequest request;
+    request.lease_id = lease.id;
+    request.buffer = buffer;
+    request.region.kind = kind;
+    request.region.size_bytes = size_bytes;
+    return engine_->RegisterBuffer(engine_.caller(), std::move(request));
+  }
+  absl::StatusOr<BufferRef> Find(const TestLease& lease, uint64_t buffer) {
+    return engine_->FindBuffer(engine_.caller(), lease.id, buffer);
+  }
+
+  std::unique_ptr<SlabMemory> memory_;
+};
+
+TEST_F(EngineBufferTest, ABufferIsTheMemoryThatWasShown) {
+  const TestLease lease = Open();
+  ASSERT_TRUE(Register(lease, 5).ok());
+  const absl::StatusOr<BufferRef> buffer = Find(lease, 5);
+  ASSERT_TRUE(buffer.ok()) << buffer.status();
+  EXPECT_EQ((*buffer)->size_bytes(), kBytes);
+  memory_->data()[100] = std::byte{42};
+  EXPECT_EQ((*buffer)->data()[100], std::byte{42});
+  (*buffer)->data()[200] = std::byte{43};
+  EXPECT_EQ(memory_->data()[200], std::byte{43});
+  EXPECT_EQ(engine_->mapping_usage().buffer_bytes, kBytes);
+}
+
+TEST_F(EngineBufferTest, UnregisteringEndsItButNotForWhoHasFoundIt) {
+  const TestLease lease = Open();
+  ASSERT_TRUE(Register(lease, 5).ok());
+  const BufferRef found = *Find(lease, 5);
+  EXPECT_TRUE(engine_->UnregisterBuffer(engine_.caller(), lease.id, 5).ok());
+  EXPECT_EQ(Find(lease, 5).status(), absl::NotFoundError("buffer: 5, is not registered"));
+  EXPECT_EQ(engine_->UnregisterBuffer(engine_.caller(), lease.id, 5),
+            absl::NotFoundError("buffer: 5, is not registered"));
+  memory_->data()[100] = std::byte{42};
+  EXPECT_EQ(found->data()[100], std::byte{42});
+  EXPECT_TRUE(Register(lease, 5).ok());
+}
+
+TEST_F(EngineBufferTest, TheEndOfTheLeaseEndsItsBuffers) {
+  const TestLease lease = Open();
+  ASSERT_TRUE(Register(lease, 5).ok());
+  engine_->EndLease(lease.id, absl::CancelledError("test"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Find(lease, 5).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Register(lease, 6)));
+  EXPECT_EQ(engine_->mapping_usage().buffer_bytes, 0u);
+  const TestLease released = Open();
+  ASSERT_TRUE(Register(released, 5).ok());
+  engine_->ReleaseLease(released.id);
+  EXPECT_TRUE(absl::IsNotFound(Find(released, 5).status()));
+  EXPECT_EQ(engine_->mapping_usage().buffer_bytes, 0u);
+}
+
+TEST_F(EngineBufferTest, AnotherLeaseOrTenantHasNotIt) {
+  const TestLease lease = Open();
+  ASSERT_TRUE(Register(lease, 5).ok());
+  EXPECT_TRUE(absl::IsNotFound(Find(Open(), 5).status()));
+  Caller other = engine_.caller();
+  other.tenant = "other";
+  EXPECT_TRUE(absl::IsNotFound(engine_->FindBuffer(other, lease.id, 5).status()));
+  EXPECT_TRUE(absl::IsNotFound(engine_->UnregisterBuffer(other, lease.id, 5)));
+}
+
+TEST_F(EngineBufferTest, NumbersAndCountAreChecked) {
+  const TestLease lease = Open();
+  ASSERT_TRUE(Register(lease, 0).ok());
+  EXPECT_EQ(Register(lease, 0), absl::AlreadyExistsError("buffer: 0, is registered"));
+  ASSERT_TRUE(Register(lease, UINT64_MAX).ok());
+  EXPECT_EQ(Register(lease, 7),
+            absl::ResourceExhaustedError("buffers_per_lease_max: 2 of 2 buffers are registered"));
+}
+
+TEST_F(EngineBufferTest, WhatIsShownMustBeMemoryOfItsSizeThatCannotShrink) {
+  const TestLease lease = Open();
+  EXPECT_TRUE(absl::IsNotFound(RegisterShown(lease, 1, kBytes)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Register(lease, 1, kBytes + 1)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Register(lease, 1, kBytes - 1)));
+  lease.peer->shown[1] = FileDescriptor(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
+  EXPECT_TRUE(absl::IsFailedPrecondition(RegisterShown(lease, 1, kBytes)));
+  const FileDescriptor shrinks(open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  ASSERT_EQ(ftruncate(shrinks.get(), kBytes), 0);
+  lease.peer->shown[1] = FileDescriptor(fcntl(shrinks.get(), F_DUPFD_CLOEXEC, 0));
+  EXPECT_TRUE(absl::IsFailedPrecondition(RegisterShown(lease, 1, kBytes)));
+  // For reading only.
+  memory_ = *MakeSharedMemory(kBytes, ExtentUse::kSealed);
+  lease.peer->shown[1] = std::move(memory_->Export()->descriptor);
+  EXPECT_TRUE(absl::IsPermissionDenied(RegisterShown(lease, 1, kBytes)));
+  EXPECT_TRUE(absl::IsInvalidArgument(RegisterShown(lease, 1, kBytes, RegionKind::kCudaIpc)));
+  EXPECT_EQ(engine_->mapping_usage().buffer_bytes, 0u);
+}
+
+}  // namespace
+}  // namespace kvdepot
