@@ -35,6 +35,9 @@ PIECE = 8192  # tokens of an append
 BF16_TOKEN_BYTES = 2 * KV_HEADS * HEAD_DIM * 2
 CLIENTS = 8
 CLIENT_LAYERS, CLIENT_TOKENS = 32, 8192
+# Per cent of the GPU's multiprocessors that each client has under MPS in clients8/*_mps: an attend of every client
+# runs at once. In clients8/*_mps_whole each has all of them, and they run one after the other.
+MPS_SHARE = -(-100 // CLIENTS)
 # What a session without a calibration makes for `compact`: one pattern step above the mean for K, one below for V.
 attend.PATTERNS["own"] = ([7], [5])
 
@@ -297,11 +300,15 @@ def client_main(socket: str, names: list[str], seconds: float) -> None:
         client.close()
 
 
-def clients_rate(socket: str, sessions: list[list[str]], seconds: float) -> float:
-    """Attends a second of one process for each list of sessions, all at once."""
+def clients_rate(socket: str, sessions: list[list[str]], seconds: float, share: int = 0) -> float:
+    """Attends a second of one process for each list of sessions, all at once. `share`: per cent of the GPU's
+    multiprocessors that MPS gives to each; 0: all of them."""
+    environment = dict(os.environ)
+    if share:
+        environment["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(share)
     processes = [
         subprocess.Popen([sys.executable, __file__, "--client", socket, str(seconds), *names], stdin=subprocess.PIPE,
-                         stdout=subprocess.PIPE, text=True) for names in sessions]
+                         stdout=subprocess.PIPE, text=True, env=environment) for names in sessions]
     for process in processes:
         if process.stdout.readline() != "ready\n":
             raise RuntimeError("a client did not start")
@@ -311,7 +318,8 @@ def clients_rate(socket: str, sessions: list[list[str]], seconds: float) -> floa
     return sum(float(process.communicate()[0]) for process in processes)
 
 
-def clients_rows(socket: str, kind: str, seconds: float) -> list[dict]:
+def clients_rows(socket: str, kinds: dict[str, int], seconds: float) -> list[dict]:
+    """`kinds`: name of a row's kind, and the share of each client in it."""
     names = [f"client-{i}" for i in range(CLIENTS)]
     k, v = prompt()
     for name in names:
@@ -322,10 +330,12 @@ def clients_rows(socket: str, kind: str, seconds: float) -> list[dict]:
     for sharing, lists in (("separate", [[name] for name in names]), ("shared", [names[:1]] * CLIENTS)):
         # The same sessions' layers, by one process.
         alone = clients_rate(socket, [[names_of[0] for names_of in lists]], seconds)
-        together = clients_rate(socket, lists, seconds)
-        rows.append({"name": f"clients8/{sharing}_{kind}", "value": together, "unit": "attends/s", "repeats": 1,
-                     "spread": 0.0, "opponent": "one process, the same work", "opponent_value": alone,
-                     "ratio": together / alone})
+        for kind, share in kinds.items():
+            together = clients_rate(socket, lists, seconds, share)
+            row = {"name": f"clients8/{sharing}_{kind}", "value": together, "unit": "attends/s", "repeats": 1,
+                   "spread": 0.0, "opponent": "one process, the same work", "opponent_value": alone,
+                   "ratio": together / alone}
+            rows.append(row | ({"active_thread_percentage": share} if share else {}))
     for name in names:
         delete(socket, name)
     return rows
@@ -366,13 +376,13 @@ def main() -> None:
         if wanted("decode_sealing/l8192_x32"):
             add([decode_row(serving.socket, 512 if options.quick else 4096)])
         if wanted("clients8/separate_nomps", "clients8/shared_nomps"):
-            add(clients_rows(serving.socket, "nomps", seconds))
+            add(clients_rows(serving.socket, {"nomps": 0}, seconds))
     if wanted("clients8/separate_mps", "clients8/shared_mps"):
         if mps_control() is None:
             sys.exit("mapped.py: no nvidia-cuda-mps-control, MPS_BIN says where it is")
         # Daemon and clients; this process, which makes the sessions, has opened the device before.
         with mps(), daemon() as serving:
-            add(clients_rows(serving.socket, "mps", seconds))
+            add(clients_rows(serving.socket, {"mps": MPS_SHARE, "mps_whole": 0}, seconds))
 
 
 if __name__ == "__main__":
