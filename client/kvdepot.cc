@@ -374,10 +374,12 @@ void* kvdepot_buffer_data(const kvdepot_buffer* buffer) {
   return buffer == nullptr ? nullptr : buffer->buffer->data();
 }
 
-void kvdepot_buffer_close(kvdepot_buffer* buffer) {
-  Guard([&] {
-    delete buffer;
-    return absl::OkStatus();
+int kvdepot_buffer_close(kvdepot_buffer* buffer, double timeout_seconds) {
+  return Guard([&] {
+    if (buffer == nullptr) return absl::OkStatus();
+    absl::Status status = buffer->buffer->Unregister(After(timeout_seconds));
+    if (status.ok()) delete buffer;
+    return status;
   });
 }
 

@@ -155,7 +155,10 @@ typedef struct kvdepot_buffer kvdepot_buffer;
 int kvdepot_buffer_register(kvdepot_lease* lease, void* memory, size_t size_bytes,
                             double timeout_seconds, kvdepot_buffer** buffer);
 void* kvdepot_buffer_data(const kvdepot_buffer* buffer);
-void kvdepot_buffer_close(kvdepot_buffer* buffer);
+/* KVDEPOT_OK: the daemon touches the memory no more, and `buffer` is gone; NULL is fine. Otherwise
+ * it is still open, and the daemon may still write there, for a kvdepot_fetch whose time has
+ * passed. */
+int kvdepot_buffer_close(kvdepot_buffer* buffer, double timeout_seconds);
 /* Writes `token_count` committed tokens of a layer, from `position` on, as values of `dtype` to the
  * buffer: K from byte k_offset on, V from v_offset on, each [token][kv_head][channel], dense; both
  * offsets are multiples of 16. Returns when they are there: what a GPU has queued that uses these

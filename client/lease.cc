@@ -122,32 +122,20 @@ class OpenLease final : public Lease {
                                              absl::Time deadline) override {
     request.set_lease_id(id());
     request.set_epoch(epoch());
-    const std::lock_guard<std::mutex> calls(calls_);
-    for (absl::Duration wait = kMapRetryMin;; wait = std::min(2 * wait, kMapRetryMax)) {
-      v1::MapSessionResponse response;
-      absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {
-        return stub_->MapSession(context, request, &response);
-      });
-      if (!status.ok()) return status;
-      status = ReceiveSlabs(response.directory(), deadline);
-      if (status.ok()) return response;
-      if (!absl::IsNotFound(status) || absl::Now() + wait >= deadline) return status;
-      absl::SleepFor(wait);
-    }
+    return CallForDirectory<v1::MapSessionResponse>(
+        deadline, [&](grpc::ClientContext* context, v1::MapSessionResponse* response) {
+          return stub_->MapSession(context, request, response);
+        });
   }
 
   absl::StatusOr<v1::CommitResponse> Commit(v1::CommitRequest request,
                                             absl::Time deadline) override {
     request.set_lease_id(id());
     request.set_epoch(epoch());
-    const std::lock_guard<std::mutex> calls(calls_);
-    v1::CommitResponse response;
-    absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {
-      return stub_->Commit(context, request, &response);
-    });
-    if (status.ok()) status = ReceiveSlabs(response.directory(), deadline);
-    if (!status.ok()) return status;
-    return response;
+    return CallForDirectory<v1::CommitResponse>(
+        deadline, [&](grpc::ClientContext* context, v1::CommitResponse* response) {
+          return stub_->Commit(context, request, response);
+        });
   }
 
   absl::StatusOr<v1::Session> Truncate(v1::TruncateSessionRequest request,
@@ -190,27 +178,29 @@ class OpenLease final : public Lease {
     return found == regions_.end() ? nullptr : found->second;
   }
 
-  absl::StatusOr<uint64_t> RegisterBuffer(const IpcRegion& memory, absl::Time deadline) override {
-    const std::lock_guard<std::mutex> calls(calls_);
+  absl::StatusOr<uint64_t> RegisterBuffer(const IpcRegion& memory, size_t offset, size_t size_bytes,
+                                          absl::Time deadline) override {
+    const std::lock_guard<std::mutex> registrations(registrations_);
     const uint64_t buffer = next_buffer_++;
     v1::RegisterBufferRequest request;
     request.set_lease_id(id());
     request.set_epoch(epoch());
     request.set_buffer(buffer);
-    request.set_size_bytes(memory.size_bytes);
-    absl::Status status;
+    request.set_offset(offset);
+    request.set_size_bytes(size_bytes);
     if (memory.kind == RegionKind::kSharedMemory) {
       request.set_kind(v1::BUFFER_KIND_SHARED_MEMORY);
       v1::LifeClientMessage message;
       message.mutable_buffer()->set_buffer(buffer);
-      status = SendPacket(life_socket_.get(), message.SerializeAsString(), memory.descriptor.get());
+      // Where the daemon has gone the call says so.
+      SendPacket(life_socket_.get(), message.SerializeAsString(), memory.descriptor.get())
+          .IgnoreError();
     } else {
       request.set_kind(v1::BUFFER_KIND_CUDA_IPC);
       request.set_cuda_ipc_handle(memory.handle);
     }
-    if (!status.ok()) return status;
     v1::RegisterBufferResponse response;
-    status = Call(deadline, [&](grpc::ClientContext* context) {
+    const absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {
       return stub_->RegisterBuffer(context, request, &response);
     });
     if (!status.ok()) return status;
@@ -222,11 +212,13 @@ class OpenLease final : public Lease {
     request.set_lease_id(id());
     request.set_epoch(epoch());
     request.set_buffer(buffer);
-    const std::lock_guard<std::mutex> calls(calls_);
     v1::UnregisterBufferResponse response;
-    return Call(deadline, [&](grpc::ClientContext* context) {
+    absl::Status status = connection_.CallOnce(deadline, [&](grpc::ClientContext* context) {
       return stub_->UnregisterBuffer(context, request, &response);
     });
+    // An earlier attempt's answer may have been lost, or another daemon answers by now.
+    if (absl::IsNotFound(status) || absl::IsFailedPrecondition(status)) return absl::OkStatus();
+    return status;
   }
 
  private:
@@ -237,6 +229,24 @@ class OpenLease final : public Lease {
     if (!ended.ok() && !absl::IsUnavailable(ended)) return ended;
     absl::Status answer = connection_.CallOnce(deadline, attempt);
     return ended.ok() || absl::IsFailedPrecondition(answer) ? answer : ended;
+  }
+
+  // A call that answers with a directory; its slabs are mapped when this returns.
+  template <typename Response, typename Attempt>
+  absl::StatusOr<Response> CallForDirectory(absl::Time deadline, const Attempt& attempt) {
+    for (absl::Duration wait = kMapRetryMin;; wait = std::min(2 * wait, kMapRetryMax)) {
+      {
+        const std::lock_guard<std::mutex> calls(calls_);
+        Response response;
+        absl::Status status = Call(
+            deadline, [&](grpc::ClientContext* context) { return attempt(context, &response); });
+        if (!status.ok()) return status;
+        status = ReceiveSlabs(response.directory(), deadline);
+        if (status.ok()) return response;
+        if (!absl::IsNotFound(status) || absl::Now() + wait >= deadline) return status;
+      }
+      absl::SleepFor(wait);
+    }
   }
 
   // False: the stream is broken, and the reader will say why.
@@ -297,14 +307,18 @@ class OpenLease final : public Lease {
     }
   }
 
-  // Descriptors were sent before the answer.
+  // They were sent before the answer, each once: those of an answer that was lost are read as well.
   absl::Status ReceiveSlabs(const v1::MappedDirectory& directory, absl::Time deadline) {
+    absl::Status status;
+    while (status.ok() && IsReadable(absl::ZeroDuration())) status = ReceiveSlab();
     for (const v1::MappedSlab& slab : directory.slabs()) {
-      absl::Status status;
-      if (slab.kind() == v1::MAPPED_SLAB_KIND_CUDA_IPC) status = MapSlab(slab, FileDescriptor());
-      while (status.ok() && Region(slab.serial()) == nullptr) status = ReceiveSlab(deadline);
-      if (!status.ok()) return status;
+      while (status.ok() && Region(slab.serial()) == nullptr) {
+        status = IsReadable(deadline - absl::Now())
+                     ? ReceiveSlab()
+                     : absl::DeadlineExceededError("life_socket: a slab has not come");
+      }
     }
+    if (!status.ok()) return status;
     // One that the daemon thought to be mapped, and this process had let go of meanwhile.
     for (const v1::MappedLayer& layer : directory.layers()) {
       for (const auto* list : {&layer.extents(), &layer.room()}) {
@@ -318,13 +332,13 @@ class OpenLease final : public Lease {
     return absl::OkStatus();
   }
 
-  absl::Status ReceiveSlab(absl::Time deadline) {
+  bool IsReadable(absl::Duration wait) {
     pollfd polled = {life_socket_.get(), POLLIN, 0};
-    const absl::Duration left = std::max(deadline - absl::Now(), absl::ZeroDuration());
-    const int64_t left_ms = std::min<int64_t>(absl::ToInt64Milliseconds(left), 1 << 30);
-    if (poll(&polled, 1, static_cast<int>(left_ms)) <= 0) {
-      return absl::DeadlineExceededError("life_socket: a slab has not come");
-    }
+    const int64_t wait_ms = absl::ToInt64Milliseconds(std::max(wait, absl::ZeroDuration()));
+    return poll(&polled, 1, static_cast<int>(std::min<int64_t>(wait_ms, 1 << 30))) > 0;
+  }
+
+  absl::Status ReceiveSlab() {
     absl::StatusOr<DescriptorPacket> packet = ReceivePacket(life_socket_.get());
     if (!packet.ok()) return packet.status();
     v1::LifeServerMessage message;
@@ -376,8 +390,10 @@ class OpenLease final : public Lease {
   std::thread reader_;
   std::thread heartbeat_;
 
+  // Of those who read the life socket.
   std::mutex calls_;
-  uint64_t next_buffer_ = 1;  // guarded by calls_
+  std::mutex registrations_;
+  uint64_t next_buffer_ = 1;  // guarded by registrations_
   std::mutex writes_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -9,10 +9,11 @@
 // does. What is mapped stays readable and never changes any more; open another lease and map anew.
 // Nothing maps past the lease's own end: sessions hold it.
 //
-// Thread-safe. Calls to the daemon go one after the other.
+// Thread-safe. Calls that answer with directories go one after the other.
 #ifndef KVDEPOT_CLIENT_LEASE_H_
 #define KVDEPOT_CLIENT_LEASE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -63,8 +64,11 @@ class Lease {
   // Null: not mapped.
   virtual RegionRef Region(uint64_t serial) const = 0;
 
-  // What RegisteredBuffer asks: shows memory of this process to the daemon and returns its number.
-  virtual absl::StatusOr<uint64_t> RegisterBuffer(const IpcRegion& memory, absl::Time deadline) = 0;
+  // What RegisteredBuffer asks: shows memory of this process to the daemon, of which the buffer is
+  // a part, and returns the buffer's number.
+  virtual absl::StatusOr<uint64_t> RegisterBuffer(const IpcRegion& memory, size_t offset,
+                                                  size_t size_bytes, absl::Time deadline) = 0;
+  // OK: the daemon touches it no more, or has gone. Also once the lease has ended.
   virtual absl::Status UnregisterBuffer(uint64_t buffer, absl::Time deadline) = 0;
 };
 

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/lease.h"
@@ -29,16 +30,20 @@ class RegisteredBuffer {
                                                                   size_t size_bytes,
                                                                   absl::Time deadline);
   // The caller's memory from cudaMalloc, on the daemon's GPU, aligned to 16 bytes; it stays the
-  // caller's and outlives this. The daemon can reach all of the allocation that it lies in.
+  // caller's. The daemon maps all of the allocation that it lies in, and uses this part alone.
   // FAILED_PRECONDITION: it is none of such memory.
   static absl::StatusOr<std::unique_ptr<RegisteredBuffer>> OfDevice(std::shared_ptr<Lease> lease,
                                                                     void* data, size_t size_bytes,
                                                                     absl::Time deadline);
-  // Waits for the daemon, up to a second, so that it reaches the memory no more. No call that names
-  // it is under way.
+  // Unregister, waiting up to five seconds.
   ~RegisteredBuffer();
   RegisteredBuffer(const RegisteredBuffer&) = delete;
   RegisteredBuffer& operator=(const RegisteredBuffer&) = delete;
+
+  // Ends the buffer. OK: the daemon touches the memory no more, and the caller may give it back;
+  // that includes calls whose deadline has passed and which the daemon goes on with. Another
+  // status (DEADLINE_EXCEEDED, or UNAVAILABLE while no daemon answers): it may still; try again.
+  absl::Status Unregister(absl::Time deadline);
 
   std::byte* data() const { return data_; }
   size_t size_bytes() const { return size_bytes_; }
@@ -51,15 +56,14 @@ class RegisteredBuffer {
       : lease_(std::move(lease)), data_(data), size_bytes_(size_bytes) {}
 
   static absl::StatusOr<std::unique_ptr<RegisteredBuffer>> Register(
-      std::unique_ptr<RegisteredBuffer> buffer, const IpcRegion& region, absl::Time deadline);
+      std::unique_ptr<RegisteredBuffer> buffer, const IpcRegion& region, size_t offset,
+      absl::Time deadline);
 
   const std::shared_ptr<Lease> lease_;
   std::byte* const data_;
   const size_t size_bytes_;
   // Of OfHost.
   std::unique_ptr<SlabMemory> memory_;
-  // Where `data_` is in what the daemon maps.
-  size_t offset_ = 0;
   bool is_registered_ = false;
   uint64_t number_ = 0;
 };

@@ -138,7 +138,7 @@ class Backend {
   virtual size_t FirstNonFiniteRun(DType dtype, absl::Span<const WrittenRun> runs) = 0;
 
   // Copies tokens [from, from + count) of `tokens` to slots first_slot.. of an exact extent of
-  // `capacity` tokens.
+  // `capacity` tokens. Those in memory of the device may be read until Synchronize.
   virtual void WriteTokens(const LayerShape& shape, DType dtype, const DenseTokens& tokens,
                            int from, int count, std::byte* extent, int capacity,
                            int first_slot) = 0;
@@ -167,7 +167,8 @@ class Backend {
                       absl::Span<const TokenRun> runs, DType to, MemorySpace space, std::byte* k,
                       std::byte* v) = 0;
 
-  // Returns when device memory is as the calls before have left it for other processes too.
+  // Returns when device memory is as the calls before have left it for other processes too, and
+  // nothing that they were handed is read any more.
   virtual void Synchronize() {}
 
   // Copies `size_bytes` of device memory to the host, and of host memory to the device.

@@ -73,6 +73,9 @@ absl::StatusOr<DescriptorPacket> ReceivePacket(int socket) {
     for (size_t i = 0; i < count; ++i) {
       int descriptor = -1;
       std::memcpy(&descriptor, CMSG_DATA(header) + i * sizeof(int), sizeof(descriptor));
+      // Closing it must not wait, as that of a socket may for data that nobody reads.
+      const linger off = {};
+      (void)setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &off, sizeof(off));
       packet.descriptor = FileDescriptor(descriptor);
       ++descriptors;
     }

@@ -1,8 +1,10 @@
 #include "gpu/shared_memory.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include <cerrno>
 #include <cstring>
@@ -27,7 +29,7 @@ absl::Status NoMemory(const char* call, size_t size_bytes) {
 absl::StatusOr<std::byte*> MapWhole(const FileDescriptor& file, size_t size_bytes, int protection) {
   void* const data = mmap(nullptr, size_bytes, protection, MAP_SHARED, file.get(), 0);
   if (data != MAP_FAILED) return static_cast<std::byte*>(data);
-  if (errno == EPERM) {
+  if (errno == EPERM || errno == EACCES) {
     return absl::PermissionDeniedError("region: is for reading only");
   }
   return NoMemory("mmap", size_bytes);
@@ -87,6 +89,11 @@ absl::StatusOr<std::unique_ptr<MappedRegion>> MapSharedMemory(const IpcRegion& r
       static_cast<size_t>(info.st_size) != region.size_bytes) {
     return absl::FailedPreconditionError(absl::StrCat("region.size_bytes: ", region.size_bytes,
                                                       ", its descriptor has ", info.st_size));
+  }
+  // A file elsewhere, huge pages included, may have no memory when a page is first touched.
+  struct statfs files = {};
+  if (fstatfs(region.descriptor.get(), &files) != 0 || files.f_type != TMPFS_MAGIC) {
+    return absl::FailedPreconditionError("region: its descriptor is no memfd");
   }
   const int seals = fcntl(region.descriptor.get(), F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {

@@ -4,8 +4,10 @@
 #define KVDEPOT_SERVER_CALL_MEMORY_H_
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/strings/string_view.h"
 #include "gpu/ipc_region.h"
@@ -13,8 +15,31 @@
 
 namespace kvdepot {
 
-// A registered buffer, mapped for as long as somebody holds it.
-using BufferRef = std::shared_ptr<const MappedRegion>;
+// A client's buffer: a part of what it has shown, mapped for as long as somebody holds it.
+class RegisteredMemory {
+ public:
+  // The buffer is the region from byte `offset` on, to its end.
+  RegisteredMemory(std::unique_ptr<MappedRegion> region, size_t offset)
+      : region_(std::move(region)), offset_(offset) {}
+  ~RegisteredMemory() {
+    region_ = nullptr;
+    if (on_unmapped_) on_unmapped_();
+  }
+  RegisteredMemory(const RegisteredMemory&) = delete;
+  RegisteredMemory& operator=(const RegisteredMemory&) = delete;
+
+  std::byte* data() const { return region_->data() + offset_; }
+  size_t size_bytes() const { return region_->size_bytes() - offset_; }
+
+  // Called, from any thread, once nobody holds this and it is unmapped. By one holder, once.
+  void set_on_unmapped(std::function<void()> on_unmapped) { on_unmapped_ = std::move(on_unmapped); }
+
+ private:
+  std::unique_ptr<MappedRegion> region_;
+  const size_t offset_;
+  std::function<void()> on_unmapped_;
+};
+using BufferRef = std::shared_ptr<const RegisteredMemory>;
 
 struct CallInput {
   CallInput() = default;

@@ -90,6 +90,8 @@ uint64_t ChunkWriter::Store(EngineState* state) {
                                 static_cast<int>(skip_) + to.from, to.count, to.extent, to.capacity,
                                 to.first_slot);
   }
+  // A client's buffer is its own again when the call is answered.
+  if (tokens.space == MemorySpace::kDevice) state->backend->Synchronize();
   {
     MutexLock lock(state->mu);
     session_->layers()[layer_index].Append(count_, fresh_, std::move(moments_));

@@ -111,9 +111,9 @@ class EngineImpl final : public Engine {
     return state_.Report(MappingOperation::kRegister,
                          kvdepot::RegisterBuffer(&state_, caller, std::move(request)));
   }
-  absl::Status UnregisterBuffer(const Caller& caller, const std::string& lease_id,
-                                uint64_t buffer) override {
-    return kvdepot::UnregisterBuffer(&state_, caller, lease_id, buffer);
+  void UnregisterBuffer(const Caller& caller, const std::string& lease_id, uint64_t buffer,
+                        std::function<void(const absl::Status&)> done) override {
+    kvdepot::UnregisterBuffer(&state_, caller, lease_id, buffer, std::move(done));
   }
   absl::StatusOr<BufferRef> FindBuffer(const Caller& caller, const std::string& lease_id,
                                        uint64_t buffer) override {

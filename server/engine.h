@@ -144,12 +144,12 @@ class Engine {
                                     const std::string& session_id) = 0;
 
   // Memory that the lease's process shows, for calls that read and write it in place.
-  // ALREADY_EXISTS, RESOURCE_EXHAUSTED naming buffers_per_lease_max, errors as LeasePeer's and
-  // Backend::MapBuffer's.
+  // ALREADY_EXISTS, RESOURCE_EXHAUSTED naming buffers_per_lease_max or
+  // buffer_bytes_per_tenant_max, errors as LeasePeer's and Backend::MapBuffer's.
   virtual absl::Status RegisterBuffer(const Caller& caller, BufferRequest request) = 0;
-  // Calls that have found it go on with it. NOT_FOUND.
-  virtual absl::Status UnregisterBuffer(const Caller& caller, const std::string& lease_id,
-                                        uint64_t buffer) = 0;
+  // `done` comes once calls that have found it are over and it is unmapped. NOT_FOUND.
+  virtual void UnregisterBuffer(const Caller& caller, const std::string& lease_id, uint64_t buffer,
+                                std::function<void(const absl::Status&)> done) = 0;
   // NOT_FOUND, or FAILED_PRECONDITION if the lease has ended.
   virtual absl::StatusOr<BufferRef> FindBuffer(const Caller& caller, const std::string& lease_id,
                                                uint64_t buffer) = 0;

@@ -3,6 +3,7 @@
 #define KVDEPOT_SERVER_ENGINE_BUFFER_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -14,8 +15,8 @@ namespace kvdepot {
 
 // Engine's methods of these names.
 absl::Status RegisterBuffer(EngineState* state, const Caller& caller, BufferRequest request);
-absl::Status UnregisterBuffer(EngineState* state, const Caller& caller, const std::string& lease_id,
-                              uint64_t buffer);
+void UnregisterBuffer(EngineState* state, const Caller& caller, const std::string& lease_id,
+                      uint64_t buffer, std::function<void(const absl::Status&)> done);
 absl::StatusOr<BufferRef> FindBuffer(EngineState* state, const Caller& caller,
                                      const std::string& lease_id, uint64_t buffer);
 

@@ -35,13 +35,12 @@ void EndMapping(EngineState* state, const LeaseRecord& lease,
 
 // Ends the right; null if it has ended before. Under the engine's lock.
 std::shared_ptr<LeaseStream> EndRight(EngineState* state, LeaseRecord* lease,
-                                      DroppedExtents* dropped, LetGo* let_go)
+                                      DroppedExtents* dropped)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu) {
   if (lease->ended()) return nullptr;
   for (const auto& [session_id, shown] : lease->shown) {
     EndMapping(state, *lease, shown.session.lock(), /*orderly=*/false, dropped);
   }
-  let_go->AddBuffers(lease);
   return std::exchange(lease->stream, nullptr);
 }
 
@@ -163,7 +162,7 @@ void EndLease(EngineState* state, const std::string& lease_id, const absl::Statu
     MutexLock lock(state->mu);
     LeaseRecord* const lease = state->leases.Find(lease_id);
     if (lease == nullptr) return;
-    stream = EndRight(state, lease, &dropped, &let_go);
+    stream = EndRight(state, lease, &dropped);
     // Nobody was shown anything.
     if (lease->peer == nullptr) state->leases.Erase(lease_id, &let_go);
   }
@@ -179,7 +178,7 @@ void ReleaseLease(EngineState* state, const std::string& lease_id) {
     MutexLock lock(state->mu);
     LeaseRecord* const lease = state->leases.Find(lease_id);
     if (lease == nullptr) return;
-    stream = EndRight(state, lease, &dropped, &let_go);
+    stream = EndRight(state, lease, &dropped);
     state->leases.Erase(lease_id, &let_go);
   }
   state->LetGoOf(std::move(let_go));

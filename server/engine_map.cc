@@ -134,10 +134,7 @@ class Publication {
                               slab->region.kind,
                               slab->region.device,
                               slab->region.handle};
-      // What travels as a handle is in the reply.
-      if (slab->region.descriptor) {
-        status = state_->Report(MappingOperation::kSend, peer_->SendSlab(notice, slab->region));
-      }
+      status = state_->Report(MappingOperation::kSend, peer_->SendSlab(notice, slab->region));
       if (!status.ok()) break;
       sent[serial] = {std::move(slab->hold), notice.size_bytes};
       reply->slabs.push_back(notice);

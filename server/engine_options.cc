@@ -72,6 +72,8 @@ std::vector<std::string> EngineOptions::Problems() const {
   problems.Check("lease_timeout_ms", absl::ToInt64Milliseconds(lease_timeout), {10, 86400000});
   problems.Check("directory_versions_max", directory_versions_max, {2, 1000000});
   problems.Check("buffers_per_lease_max", buffers_per_lease_max, {0, 1000000});
+  problems.Check("buffer_bytes_per_tenant_max", buffer_bytes_per_tenant_max,
+                 {0, uint64_t{16} << 40});
   problems.Check("unmap_timeout_ms", absl::ToInt64Milliseconds(unmap_timeout), {0, 86400000});
   problems.Check("room_tokens_max", room_tokens_max, {1, 1 << 20});
   problems.Check("room_tokens", room_tokens, {1, static_cast<uint64_t>(room_tokens_max)});

@@ -74,6 +74,9 @@ struct EngineOptions {
 
   // Buffers that a lease's process may have registered.
   int buffers_per_lease_max = 64;
+  // What all processes of one tenant may have registered: the daemon maps it, so that it is bounded
+  // by the daemon's addresses (128 TiB), not by memory.
+  uint64_t buffer_bytes_per_tenant_max = uint64_t{256} << 30;
 
   // Every so many sealed segments one is decoded and compared with its exact tokens. 0: never. At
   // 64 the comparison costs about one part in a hundred of the sealing.

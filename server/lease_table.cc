@@ -10,11 +10,6 @@ void LetGo::Add(const LeaseRecord::Shown& shown) {
   for (const auto& [version, directory] : shown.versions) directories.push_back(directory);
 }
 
-void LetGo::AddBuffers(LeaseRecord* lease) {
-  for (auto& [number, buffer] : lease->buffers) buffers.push_back(std::move(buffer));
-  lease->buffers.clear();
-}
-
 void Send(const UnmapRequests& requests) {
   for (const auto& [stream, session_ids] : requests) stream->OnUnmapWanted(session_ids);
 }
@@ -38,6 +33,9 @@ void LeaseTable::Erase(const std::string& id, LetGo* let_go) {
   const auto found = leases_.find(id);
   for (auto& [session_id, shown] : found->second->shown) let_go->Add(shown);
   for (auto& [serial, slab] : found->second->slabs) let_go->slabs.push_back(std::move(slab.hold));
+  for (auto& [number, buffer] : found->second->buffers) {
+    let_go->buffers.push_back(std::move(buffer));
+  }
   leases_.erase(found);
 }
 
@@ -75,6 +73,15 @@ UnmapRequests LeaseTable::UnmapRequestsFor(const std::string& session_id) const 
     requests.emplace_back(lease->stream, std::vector<std::string>{session_id});
   }
   return requests;
+}
+
+uint64_t LeaseTable::BufferBytesOf(const std::string& tenant) const {
+  uint64_t bytes = 0;
+  for (const auto& [id, lease] : leases_) {
+    if (lease->tenant != tenant) continue;
+    for (const auto& [number, buffer] : lease->buffers) bytes += buffer->size_bytes();
+  }
+  return bytes;
 }
 
 MappingUsage LeaseTable::usage() const {

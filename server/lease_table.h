@@ -51,8 +51,8 @@ struct LeaseRecord {
   absl::Time deadline;
   std::map<std::string, Shown> shown;
   std::map<uint64_t, MappedSlab> slabs;
-  // Its own memory, by its own numbers; none once the right has ended.
-  std::map<uint64_t, BufferRef> buffers;
+  // Its own memory, by its own numbers.
+  std::map<uint64_t, std::shared_ptr<RegisteredMemory>> buffers;
   // Sessions that it was asked to unmap, for want of memory, and has not; until when it may take.
   std::set<std::string> unmap_asked;
   absl::Time unmap_deadline;
@@ -67,7 +67,6 @@ struct LetGo {
   std::vector<BufferRef> buffers;
 
   void Add(const LeaseRecord::Shown& shown);
-  void AddBuffers(LeaseRecord* lease);
 };
 
 // Whom to ask to unmap which sessions.
@@ -107,6 +106,8 @@ class LeaseTable {
   UnmapRequests WantUnmapped(const std::string& tenant, absl::Time deadline);
   // Those that map the session.
   UnmapRequests UnmapRequestsFor(const std::string& session_id) const;
+  // Of all buffers of the tenant's leases.
+  uint64_t BufferBytesOf(const std::string& tenant) const;
 
   const std::map<std::string, std::unique_ptr<LeaseRecord>>& all() const { return leases_; }
 

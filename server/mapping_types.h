@@ -67,8 +67,10 @@ struct CommitRequest {
 struct BufferRequest {
   std::string lease_id;
   uint64_t buffer = 0;
-  // Without the descriptor, which the lease's peer has.
+  // What is shown; without the descriptor, which the lease's peer has.
   IpcRegion region;
+  // Where in it the buffer begins, which goes to its end; less than its size.
+  uint64_t offset = 0;
 };
 
 }  // namespace kvdepot

@@ -51,7 +51,7 @@ struct Usage {
 
 // Why a call that was right in itself was refused: the limit it met, another call on the session,
 // the end of the daemon. A limit that has no entry is "other", the last one.
-inline constexpr std::array<absl::string_view, 15> kRejectionReasons = {
+inline constexpr std::array<absl::string_view, 16> kRejectionReasons = {
     "budget_bytes",
     "tenant_quota_bytes",
     "device_memory",
@@ -63,6 +63,7 @@ inline constexpr std::array<absl::string_view, 15> kRejectionReasons = {
     "leases_per_tenant_max",
     "directory_versions_max",
     "buffers_per_lease_max",
+    "buffer_bytes_per_tenant_max",
     "unmap_timeout",
     "session_busy",
     "draining",

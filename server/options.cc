@@ -107,6 +107,8 @@ ABSL_FLAG(int, directory_versions_max, EngineOptions().directory_versions_max,
           "directories of one session that a lease may have without retiring them");
 ABSL_FLAG(int, buffers_per_lease_max, EngineOptions().buffers_per_lease_max,
           "buffers that a lease's process may have registered");
+ABSL_FLAG(uint64_t, buffer_bytes_per_tenant_max, EngineOptions().buffer_bytes_per_tenant_max,
+          "bytes that all processes of one tenant may have registered as buffers");
 ABSL_FLAG(absl::Duration, unmap_timeout, EngineOptions().unmap_timeout,
           "a lease that keeps what it was asked to unmap for this long maps nothing more");
 ABSL_FLAG(int, room_tokens, EngineOptions().room_tokens,
@@ -163,6 +165,7 @@ EngineOptions EngineOptionsFromFlags() {
   options.lease_timeout = absl::GetFlag(FLAGS_lease_timeout);
   options.directory_versions_max = absl::GetFlag(FLAGS_directory_versions_max);
   options.buffers_per_lease_max = absl::GetFlag(FLAGS_buffers_per_lease_max);
+  options.buffer_bytes_per_tenant_max = absl::GetFlag(FLAGS_buffer_bytes_per_tenant_max);
   options.unmap_timeout = absl::GetFlag(FLAGS_unmap_timeout);
   options.room_tokens = absl::GetFlag(FLAGS_room_tokens);
   options.room_tokens_max = absl::GetFlag(FLAGS_room_tokens_max);

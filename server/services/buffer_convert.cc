@@ -10,6 +10,8 @@ namespace {
 // What vector loads and copies of every device need.
 constexpr uint64_t kAlignment = 16;
 constexpr size_t kIpcHandleBytes = 64;
+// More than a processor has addresses for.
+constexpr uint64_t kBufferBytesMax = uint64_t{1} << 47;
 
 struct FoundRange {
   BufferRef buffer;
@@ -19,7 +21,7 @@ struct FoundRange {
 absl::StatusOr<FoundRange> Find(const v1::BufferRange& range, const BufferFinder& find) {
   absl::Status status = CheckLeaseId(range.lease_id());
   if (!status.ok()) return status;
-  absl::StatusOr<BufferRef> buffer = find(range.lease_id(), range.buffer());
+  absl::StatusOr<BufferRef> buffer = find(range);
   if (!buffer.ok()) return buffer.status();
   const uint64_t buffer_bytes = (*buffer)->size_bytes();
   if (range.offset() % kAlignment != 0) {
@@ -42,8 +44,15 @@ absl::StatusOr<BufferRequest> ToBufferRequest(const v1::RegisterBufferRequest& r
   BufferRequest buffer;
   buffer.lease_id = request.lease_id();
   buffer.buffer = request.buffer();
-  buffer.region.size_bytes = request.size_bytes();
-  if (request.size_bytes() == 0) return FieldError("size_bytes", 0, "at least 1");
+  if (request.size_bytes() < 1 || request.size_bytes() > kBufferBytesMax) {
+    return FieldError("size_bytes", request.size_bytes(), absl::StrCat("1..", kBufferBytesMax));
+  }
+  if (request.offset() % kAlignment != 0 || request.offset() > kBufferBytesMax) {
+    return FieldError("offset", request.offset(),
+                      absl::StrCat("a multiple of ", kAlignment, " up to ", kBufferBytesMax));
+  }
+  buffer.offset = request.offset();
+  buffer.region.size_bytes = request.offset() + request.size_bytes();
   const size_t handle_bytes = request.cuda_ipc_handle().size();
   switch (request.kind()) {
     case v1::BUFFER_KIND_SHARED_MEMORY:

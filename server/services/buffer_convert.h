@@ -14,9 +14,9 @@
 
 namespace kvdepot {
 
-// Engine::FindBuffer, for the caller.
-using BufferFinder =
-    std::function<absl::StatusOr<BufferRef>(const std::string& lease_id, uint64_t buffer)>;
+// The buffer of a range whose lease_id is valid. FAILED_PRECONDITION naming both epochs where the
+// range's is none of this daemon's life; errors as Engine::FindBuffer.
+using BufferFinder = std::function<absl::StatusOr<BufferRef>(const v1::BufferRange& range)>;
 
 absl::StatusOr<BufferRequest> ToBufferRequest(const v1::RegisterBufferRequest& request);
 

@@ -29,6 +29,16 @@ FetchCall::FetchCall(const ServiceContext& context, grpc::CallbackServerContext*
 
 absl::Status FetchCall::ReadRequest(const v1::FetchRequest& request) {
   if (absl::Status status = CheckSessionId(request.session_id()); !status.ok()) return status;
+  // First: after a restart they tell, and a session that is not there does not.
+  if (request.has_k_range() != request.has_v_range()) {
+    return FieldError("v_range", request.has_v_range() ? "set" : "not set", "as k_range is");
+  }
+  absl::StatusOr<CallOutput> k = ToCallOutput(
+      "k", request.has_k_range() ? &request.k_range() : nullptr, call_.buffer_finder());
+  if (!k.ok()) return k.status();
+  absl::StatusOr<CallOutput> v = ToCallOutput(
+      "v", request.has_v_range() ? &request.v_range() : nullptr, call_.buffer_finder());
+  if (!v.ok()) return v.status();
   const absl::StatusOr<SessionInfo> session =
       call_.context().engine->GetSession(call_.caller(), request.session_id(), "");
   if (!session.ok()) return session.status();
@@ -43,15 +53,6 @@ absl::Status FetchCall::ReadRequest(const v1::FetchRequest& request) {
     return absl::OutOfRangeError(absl::StrCat("position: ", request.position(),
                                               ", must be at most the layer's ", layer_tokens));
   }
-  if (request.has_k_range() != request.has_v_range()) {
-    return FieldError("v_range", request.has_v_range() ? "set" : "not set", "as k_range is");
-  }
-  absl::StatusOr<CallOutput> k = ToCallOutput(
-      "k", request.has_k_range() ? &request.k_range() : nullptr, call_.buffer_finder());
-  if (!k.ok()) return k.status();
-  absl::StatusOr<CallOutput> v = ToCallOutput(
-      "v", request.has_v_range() ? &request.v_range() : nullptr, call_.buffer_finder());
-  if (!v.ok()) return v.status();
   token_bytes_ = session->spec.layers[request.layer()].row_values() * DTypeBytes(*dtype);
   FetchRange range;
   range.session_id = request.session_id();

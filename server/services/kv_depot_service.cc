@@ -313,14 +313,15 @@ grpc::ServerUnaryReactor* KvDepotService::RegisterBuffer(Rpc* rpc, const Bytes* 
 }
 
 grpc::ServerUnaryReactor* KvDepotService::UnregisterBuffer(Rpc* rpc, const Bytes* in, Bytes* out) {
-  return AnswerNow<v1::UnregisterBufferRequest, v1::UnregisterBufferResponse>(
-      RpcMethod::kUnregisterBuffer, rpc, in, out,
-      [&](const Caller& caller, const v1::UnregisterBufferRequest& request,
-          v1::UnregisterBufferResponse*) {
+  return AnswerLater<v1::UnregisterBufferRequest, v1::UnregisterBufferResponse>(
+      RpcMethod::kUnregisterBuffer, rpc, in, out, [&](auto* call) {
+        const v1::UnregisterBufferRequest& request = call->request();
         absl::Status status = CheckEpoch(request.epoch(), context_.build.epoch);
         if (status.ok()) status = CheckLeaseId(request.lease_id());
-        if (!status.ok()) return status;
-        return context_.engine->UnregisterBuffer(caller, request.lease_id(), request.buffer());
+        if (!status.ok()) return call->End(status);
+        context_.engine->UnregisterBuffer(
+            call->caller(), request.lease_id(), request.buffer(),
+            [call](const absl::Status& unregistered) { call->End(unregistered); });
       });
 }
 

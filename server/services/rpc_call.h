@@ -9,6 +9,7 @@
 #include "server/engine.h"
 #include "server/rpc_method.h"
 #include "server/services/buffer_convert.h"
+#include "server/services/mapping_convert.h"
 #include "server/services/service_context.h"
 #include "server/session_types.h"
 
@@ -29,8 +30,10 @@ class RpcCall {
   const ServiceContext& context() const { return context_; }
   // Of the caller's buffers.
   BufferFinder buffer_finder() const {
-    return [this](const std::string& lease_id, uint64_t buffer) {
-      return context_.engine->FindBuffer(caller_, lease_id, buffer);
+    return [this](const v1::BufferRange& range) -> absl::StatusOr<BufferRef> {
+      absl::Status status = CheckEpoch(range.epoch(), context_.build.epoch);
+      if (!status.ok()) return status;
+      return context_.engine->FindBuffer(caller_, range.lease_id(), range.buffer());
     };
   }
 

@@ -27,6 +27,7 @@ void FillLimits(const Options& options, uint64_t tenant_quota_bytes, v1::Limits*
   limits->set_leases_per_tenant_max(static_cast<uint32_t>(engine.leases_per_tenant_max));
   limits->set_directory_versions_max(static_cast<uint32_t>(engine.directory_versions_max));
   limits->set_buffers_per_lease_max(static_cast<uint32_t>(engine.buffers_per_lease_max));
+  limits->set_buffer_bytes_per_tenant_max(engine.buffer_bytes_per_tenant_max);
   limits->set_room_tokens_max(static_cast<uint32_t>(engine.room_tokens_max));
 }
 

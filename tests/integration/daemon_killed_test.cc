@@ -10,8 +10,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "client/client.h"
 #include "client/kvdepot.h"
 #include "client/mapped_session.h"
+#include "client/registered_buffer.h"
 #include "gtest/gtest.h"
 #include "tests/integration/daemon_process.h"
 #include "tests/integration/mapped_tokens.h"
@@ -73,6 +75,8 @@ TEST_F(DaemonKilledTest, ClientsReadOnAndGoOnWithANewLease) {
   ASSERT_EQ(kvdepot_lease_open(daemon_.target().c_str(), nullptr, 10, &c_lease), KVDEPOT_OK);
   ASSERT_EQ(kvdepot_lease_status(c_lease), KVDEPOT_OK);
   const std::string id = daemon_.CreateSession("chat");
+  auto buffer = RegisteredBuffer::OfHost(reader_lease, 4096, Soon());
+  ASSERT_TRUE(buffer.ok()) << buffer.status();
   auto writer = Map(writer_lease, id, MapAccess::kWrite);
   ASSERT_NE(writer, nullptr);
   // Two Commits, so that a part is sealed and lies in another slab.
@@ -117,6 +121,16 @@ TEST_F(DaemonKilledTest, ClientsReadOnAndGoOnWithANewLease) {
   expect_both_epochs(*reader_lease, WhileUnavailable([&] { return reader->Refresh(Soon()); }));
   expect_both_epochs(*reader_lease,
                      WhileUnavailable([&] { return reader_lease->Unmap(id, Soon()); }));
+  expect_both_epochs(*reader_lease, WhileUnavailable([&] {
+    return RegisteredBuffer::OfHost(reader_lease, 4096, Soon()).status();
+  }));
+  const auto client = Client::Connect(daemon_.target(), {}, Soon());
+  ASSERT_TRUE(client.ok()) << client.status();
+  v1::FetchRequest fetch;
+  fetch.set_session_id(id);
+  *fetch.mutable_k_range() = *fetch.mutable_v_range() = (*buffer)->Range(0, 1024);
+  expect_both_epochs(*reader_lease, (*client)->Fetch(fetch, {}, {}, Soon()).status());
+  EXPECT_TRUE((*buffer)->Unregister(Soon()).ok());
   // Nothing has been dropped yet, and the new daemon has its own memory.
   const std::string next_id = daemon_.CreateSession("chat");
   EXPECT_NE(next_id, id);
@@ -134,6 +148,7 @@ TEST_F(DaemonKilledTest, ClientsReadOnAndGoOnWithANewLease) {
   reader = nullptr;
   writer_lease = nullptr;
   reader_lease = nullptr;
+  *buffer = nullptr;
   Append(next_writer.get(), 256);
   ASSERT_TRUE(next_writer->Commit(Soon()).ok());
   const auto next_reader = Map(daemon_.OpenLease(), next_id, MapAccess::kRead);

@@ -115,7 +115,7 @@ TEST_F(KvdepotCTest, CommittedTokensAreFetchedIntoABuffer) {
                  KVDEPOT_INVALID_ARGUMENT, "token_count: 101, the buffer has room for 100");
   expect_refused(kvdepot_buffer_register(lease_, &ids_[0], 16, kTimeout, &buffer),
                  KVDEPOT_INVALID_ARGUMENT, "memory: set, must be NULL");
-  kvdepot_buffer_close(buffer);
+  EXPECT_EQ(kvdepot_buffer_close(buffer, kTimeout), KVDEPOT_OK);
 }
 
 TEST_F(KvdepotCTest, StructsOfANewerHeaderMayBeLarger) {

@@ -5,14 +5,17 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "gpu/shared_memory.h"
 #include "gtest/gtest.h"
 #include "tests/server/engine_mapped_fixture.h"
+#include "tests/server/late_backend.h"
 
 namespace kvdepot {
 namespace {
@@ -22,6 +25,7 @@ constexpr size_t kBytes = 8192;
 EngineOptions TwoBuffers() {
   EngineOptions options;
   options.buffers_per_lease_max = 2;
+  options.buffer_bytes_per_tenant_max = 3 * kBytes;
   return options;
 }
 
@@ -44,11 +48,19 @@ class EngineBufferTest : public EngineMappedTest {
     request.region.size_bytes = size_bytes;
     return engine_->RegisterBuffer(engine_.caller(), std::move(request));
   }
+  // What it has answered; none yet: UNKNOWN.
+  const absl::Status& Unregister(const Caller& caller, const TestLease& lease, uint64_t buffer) {
+    unregistered_ = absl::UnknownError("not answered");
+    engine_->UnregisterBuffer(caller, lease.id, buffer,
+                              [this](const absl::Status& status) { unregistered_ = status; });
+    return unregistered_;
+  }
   absl::StatusOr<BufferRef> Find(const TestLease& lease, uint64_t buffer) {
     return engine_->FindBuffer(engine_.caller(), lease.id, buffer);
   }
 
   std::unique_ptr<SlabMemory> memory_;
+  absl::Status unregistered_;
 };
 
 TEST_F(EngineBufferTest, ABufferIsTheMemoryThatWasShown) {
@@ -64,30 +76,37 @@ TEST_F(EngineBufferTest, ABufferIsTheMemoryThatWasShown) {
   EXPECT_EQ(engine_->mapping_usage().buffer_bytes, kBytes);
 }
 
-TEST_F(EngineBufferTest, UnregisteringEndsItButNotForWhoHasFoundIt) {
+TEST_F(EngineBufferTest, UnregisteringIsAnsweredOnceWhoHasFoundItIsThrough) {
   const TestLease lease = Open();
   ASSERT_TRUE(Register(lease, 5).ok());
-  const BufferRef found = *Find(lease, 5);
-  EXPECT_TRUE(engine_->UnregisterBuffer(engine_.caller(), lease.id, 5).ok());
+  BufferRef found = *Find(lease, 5);
+  EXPECT_TRUE(absl::IsUnknown(Unregister(engine_.caller(), lease, 5)));
   EXPECT_EQ(Find(lease, 5).status(), absl::NotFoundError("buffer: 5, is not registered"));
-  EXPECT_EQ(engine_->UnregisterBuffer(engine_.caller(), lease.id, 5),
-            absl::NotFoundError("buffer: 5, is not registered"));
   memory_->data()[100] = std::byte{42};
   EXPECT_EQ(found->data()[100], std::byte{42});
+  found = nullptr;
+  EXPECT_TRUE(unregistered_.ok()) << unregistered_;
+  EXPECT_EQ(Unregister(engine_.caller(), lease, 5),
+            absl::NotFoundError("buffer: 5, is not registered"));
   EXPECT_TRUE(Register(lease, 5).ok());
+  EXPECT_TRUE(Unregister(engine_.caller(), lease, 5).ok());
 }
 
-TEST_F(EngineBufferTest, TheEndOfTheLeaseEndsItsBuffers) {
+TEST_F(EngineBufferTest, AnEndedLeasesBuffersAreFoundNoMoreButCanBeUnregistered) {
   const TestLease lease = Open();
   ASSERT_TRUE(Register(lease, 5).ok());
   engine_->EndLease(lease.id, absl::CancelledError("test"));
   EXPECT_TRUE(absl::IsFailedPrecondition(Find(lease, 5).status()));
   EXPECT_TRUE(absl::IsFailedPrecondition(Register(lease, 6)));
+  EXPECT_TRUE(Unregister(engine_.caller(), lease, 5).ok());
   EXPECT_EQ(engine_->mapping_usage().buffer_bytes, 0u);
-  const TestLease released = Open();
-  ASSERT_TRUE(Register(released, 5).ok());
-  engine_->ReleaseLease(released.id);
-  EXPECT_TRUE(absl::IsNotFound(Find(released, 5).status()));
+}
+
+TEST_F(EngineBufferTest, TheEndOfTheProcessEndsItsBuffers) {
+  const TestLease lease = Open();
+  ASSERT_TRUE(Register(lease, 5).ok());
+  engine_->ReleaseLease(lease.id);
+  EXPECT_TRUE(absl::IsNotFound(Find(lease, 5).status()));
   EXPECT_EQ(engine_->mapping_usage().buffer_bytes, 0u);
 }
 
@@ -98,7 +117,7 @@ TEST_F(EngineBufferTest, AnotherLeaseOrTenantHasNotIt) {
   Caller other = engine_.caller();
   other.tenant = "other";
   EXPECT_TRUE(absl::IsNotFound(engine_->FindBuffer(other, lease.id, 5).status()));
-  EXPECT_TRUE(absl::IsNotFound(engine_->UnregisterBuffer(other, lease.id, 5)));
+  EXPECT_TRUE(absl::IsNotFound(Unregister(other, lease, 5)));
 }
 
 TEST_F(EngineBufferTest, NumbersAndCountAreChecked) {
@@ -108,6 +127,34 @@ TEST_F(EngineBufferTest, NumbersAndCountAreChecked) {
   ASSERT_TRUE(Register(lease, UINT64_MAX).ok());
   EXPECT_EQ(Register(lease, 7),
             absl::ResourceExhaustedError("buffers_per_lease_max: 2 of 2 buffers are registered"));
+}
+
+TEST_F(EngineBufferTest, BytesOfAllLeasesOfATenantAreBounded) {
+  const TestLease lease = Open();
+  const TestLease other = Open();
+  ASSERT_TRUE(Register(lease, 1).ok());
+  ASSERT_TRUE(Register(lease, 2).ok());
+  ASSERT_TRUE(Register(other, 1).ok());
+  EXPECT_EQ(Register(other, 2),
+            absl::ResourceExhaustedError("buffer_bytes_per_tenant_max: 24576 of 24576 bytes are "
+                                         "registered, 8192 more are too many"));
+  EXPECT_TRUE(Unregister(engine_.caller(), lease, 1).ok());
+  EXPECT_TRUE(Register(other, 2).ok());
+}
+
+TEST_F(EngineBufferTest, ABufferBeginsWhereItSays) {
+  const TestLease lease = Open();
+  memory_ = *MakeSharedMemory(kBytes, ExtentUse::kTail);
+  lease.peer->shown[1] = std::move(memory_->Export()->descriptor);
+  BufferRequest request;
+  request.lease_id = lease.id;
+  request.buffer = 1;
+  request.region.size_bytes = kBytes;
+  request.offset = 4096;
+  ASSERT_TRUE(engine_->RegisterBuffer(engine_.caller(), std::move(request)).ok());
+  memory_->data()[4096] = std::byte{42};
+  EXPECT_EQ((*Find(lease, 1))->data()[0], std::byte{42});
+  EXPECT_EQ((*Find(lease, 1))->size_bytes(), kBytes - 4096);
 }
 
 TEST_F(EngineBufferTest, WhatIsShownMustBeMemoryOfItsSizeThatCannotShrink) {
@@ -121,12 +168,52 @@ TEST_F(EngineBufferTest, WhatIsShownMustBeMemoryOfItsSizeThatCannotShrink) {
   ASSERT_EQ(ftruncate(shrinks.get(), kBytes), 0);
   lease.peer->shown[1] = FileDescriptor(fcntl(shrinks.get(), F_DUPFD_CLOEXEC, 0));
   EXPECT_TRUE(absl::IsFailedPrecondition(RegisterShown(lease, 1, kBytes)));
-  // For reading only.
+  // For reading only, by the file and by how it was opened.
+  memory_ = *MakeSharedMemory(kBytes, ExtentUse::kTail);
+  const FileDescriptor writable = std::move(memory_->Export()->descriptor);
+  lease.peer->shown[1] = FileDescriptor(
+      open(absl::StrCat("/proc/self/fd/", writable.get()).c_str(), O_RDONLY | O_CLOEXEC));
+  EXPECT_TRUE(absl::IsPermissionDenied(RegisterShown(lease, 1, kBytes)));
   memory_ = *MakeSharedMemory(kBytes, ExtentUse::kSealed);
   lease.peer->shown[1] = std::move(memory_->Export()->descriptor);
   EXPECT_TRUE(absl::IsPermissionDenied(RegisterShown(lease, 1, kBytes)));
   EXPECT_TRUE(absl::IsInvalidArgument(RegisterShown(lease, 1, kBytes, RegionKind::kCudaIpc)));
   EXPECT_EQ(engine_->mapping_usage().buffer_bytes, 0u);
+}
+
+class LateBufferTest : public EngineMappedTest {
+ protected:
+  LateBufferTest() : EngineMappedTest(std::make_unique<LateBackend>(&copies_)) {}
+
+  std::atomic<int> copies_{0};
+};
+
+TEST_F(LateBufferTest, AnAppendIsAnsweredOnceItsBufferIsRead) {
+  const TestLease lease = Open();
+  const auto memory = *MakeSharedMemory(kBytes, ExtentUse::kTail);
+  lease.peer->shown[1] = std::move(memory->Export()->descriptor);
+  BufferRequest request;
+  request.lease_id = lease.id;
+  request.buffer = 1;
+  request.region.size_bytes = kBytes;
+  ASSERT_TRUE(engine_->RegisterBuffer(engine_.caller(), std::move(request)).ok());
+  const SessionInfo session = Create("chat");
+  const size_t bytes = 2 * kShape.row_values() * sizeof(float);
+  TokenChunk chunk;
+  chunk.token_count = 2;
+  chunk.k.buffer = chunk.v.buffer = *engine_->FindBuffer(engine_.caller(), lease.id, 1);
+  chunk.k.bytes = chunk.v.bytes =
+      absl::string_view(reinterpret_cast<const char*>(chunk.k.buffer->data()), bytes);
+  const auto addition = engine_->BeginAppend(engine_.caller(), session.id, session.generation);
+  ASSERT_TRUE(addition.ok());
+  Pending<LayerState> appended;
+  int under_way = -1;
+  (*addition)->Append(chunk, [&, done = appended.done()](const absl::StatusOr<LayerState>& state) {
+    under_way = copies_;
+    done(state);
+  });
+  ASSERT_TRUE(appended.Wait().ok());
+  EXPECT_EQ(under_way, 0);
 }
 
 }  // namespace

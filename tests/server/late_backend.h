@@ -1,4 +1,5 @@
-// A backend on the CPU that says whether copies on the device may still be under way, as on a GPU.
+// A backend on the CPU that says whether copies within the device, tokens from a client's buffer
+// there included, may still be under way, as on a GPU.
 #ifndef KVDEPOT_TESTS_SERVER_LATE_BACKEND_H_
 #define KVDEPOT_TESTS_SERVER_LATE_BACKEND_H_
 
@@ -18,6 +19,11 @@ class LateBackend final : public ForwardingBackend {
                   int capacity, int count) override {
     ++*copies_;
     ForwardingBackend::CopyTokens(shape, dtype, from, to, capacity, count);
+  }
+  void WriteTokens(const LayerShape& shape, DType dtype, const DenseTokens& tokens, int from,
+                   int count, std::byte* extent, int capacity, int first_slot) override {
+    if (tokens.space == MemorySpace::kDevice) ++*copies_;
+    ForwardingBackend::WriteTokens(shape, dtype, tokens, from, count, extent, capacity, first_slot);
   }
   void Synchronize() override { *copies_ = 0; }
 

@@ -45,7 +45,16 @@ TEST(ToBufferRequest, ChecksEveryField) {
   request = ValidRequest();
   request.set_size_bytes(0);
   EXPECT_EQ(ToBufferRequest(request).status(),
-            InvalidArgumentError("size_bytes: 0, must be at least 1"));
+            InvalidArgumentError("size_bytes: 0, must be 1..140737488355328"));
+  request = ValidRequest();
+  request.set_size_bytes(UINT64_MAX);
+  EXPECT_EQ(ToBufferRequest(request).status().code(), absl::StatusCode::kInvalidArgument);
+  request = ValidRequest();
+  request.set_offset(8);
+  EXPECT_EQ(ToBufferRequest(request).status(),
+            InvalidArgumentError("offset: 8, must be a multiple of 16 up to 140737488355328"));
+  request.set_offset(UINT64_MAX - 15);
+  EXPECT_EQ(ToBufferRequest(request).status().code(), absl::StatusCode::kInvalidArgument);
   request = ValidRequest();
   request.clear_kind();
   EXPECT_EQ(ToBufferRequest(request).status(),
@@ -57,7 +66,7 @@ TEST(ToBufferRequest, ChecksEveryField) {
 }
 
 TEST(ToCallInput, IsTheMessagesBytesOrTheRange) {
-  const auto buffer = std::make_shared<OneBuffer>();
+  const auto buffer = OneBuffer::Make();
   const BufferFinder find = OneBuffer::Finder(buffer);
   const std::string bytes = "bytes";
   absl::StatusOr<CallInput> input = ToCallInput("q", bytes, nullptr, 100, find);
@@ -79,7 +88,7 @@ TEST(ToCallInput, IsTheMessagesBytesOrTheRange) {
 }
 
 TEST(ToCallOutput, IsTheReplyOrTheRange) {
-  const auto buffer = std::make_shared<OneBuffer>();
+  const auto buffer = OneBuffer::Make();
   absl::StatusOr<CallOutput> output = ToCallOutput("k", nullptr, OneBuffer::Finder(buffer));
   ASSERT_TRUE(output.ok());
   EXPECT_TRUE(output->is_in_reply());

@@ -20,10 +20,16 @@ class OneBuffer final : public MappedRegion {
  public:
   OneBuffer() : MappedRegion(bytes_, kBufferBytes) {}
 
+  static BufferRef Make() {
+    return std::make_shared<RegisteredMemory>(std::make_unique<OneBuffer>(), 0);
+  }
   // Knows the one; `buffer` null: none.
-  static BufferFinder Finder(const BufferRef& buffer = std::make_shared<OneBuffer>()) {
-    return [buffer](const std::string& lease_id, uint64_t number) -> absl::StatusOr<BufferRef> {
-      if (buffer != nullptr && lease_id == kBufferLease && number == kBufferNumber) return buffer;
+  static BufferFinder Finder(const BufferRef& buffer = Make()) {
+    return [buffer](const v1::BufferRange& range) -> absl::StatusOr<BufferRef> {
+      if (buffer != nullptr && range.lease_id() == kBufferLease &&
+          range.buffer() == kBufferNumber) {
+        return buffer;
+      }
       return absl::NotFoundError("buffer: is not registered");
     };
   }
