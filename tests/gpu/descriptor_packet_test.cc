@@ -115,5 +115,19 @@ TEST_F(DescriptorPacketTest, MoreThanOneDescriptorIsRefusedAndNoneIsKept) {
   }
 }
 
+// Whose close would wait an hour for a peer that does not read.
+TEST_F(DescriptorPacketTest, ASocketsCloseDoesNotWait) {
+  const FileDescriptor lingering(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const linger hour = {1, 3600};
+  ASSERT_EQ(setsockopt(lingering.get(), SOL_SOCKET, SO_LINGER, &hour, sizeof(hour)), 0);
+  ASSERT_TRUE(SendPacket(sender_.get(), "x", lingering.get()).ok());
+  const absl::StatusOr<DescriptorPacket> packet = ReceivePacket(receiver_.get());
+  ASSERT_TRUE(packet.ok()) << packet.status();
+  linger now = hour;
+  socklen_t size = sizeof(now);
+  ASSERT_EQ(getsockopt(packet->descriptor.get(), SOL_SOCKET, SO_LINGER, &now, &size), 0);
+  EXPECT_EQ(now.l_onoff, 0);
+}
+
 }  // namespace
 }  // namespace kvdepot
