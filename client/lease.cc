@@ -30,6 +30,8 @@ namespace {
 // that this process maps a slab which it has let go of, and is about to hear so.
 constexpr absl::Duration kMapRetryMin = absl::Milliseconds(1);
 constexpr absl::Duration kMapRetryMax = absl::Milliseconds(50);
+// For a daemon that does not say whether it has registered a buffer.
+constexpr absl::Duration kForgetTimeout = absl::Seconds(5);
 
 absl::StatusOr<FileDescriptor> ConnectLifeSocket(const std::string& path) {
   sockaddr_un address = {};
@@ -192,9 +194,10 @@ class OpenLease final : public Lease {
       request.set_kind(v1::BUFFER_KIND_SHARED_MEMORY);
       v1::LifeClientMessage message;
       message.mutable_buffer()->set_buffer(buffer);
+      const absl::Status sent =
+          SendPacket(life_socket_.get(), message.SerializeAsString(), memory.descriptor.get());
       // Where the daemon has gone the call says so.
-      SendPacket(life_socket_.get(), message.SerializeAsString(), memory.descriptor.get())
-          .IgnoreError();
+      if (!sent.ok() && !absl::IsUnavailable(sent)) return sent;
     } else {
       request.set_kind(v1::BUFFER_KIND_CUDA_IPC);
       request.set_cuda_ipc_handle(memory.handle);
@@ -203,8 +206,10 @@ class OpenLease final : public Lease {
     const absl::Status status = Call(deadline, [&](grpc::ClientContext* context) {
       return stub_->RegisterBuffer(context, request, &response);
     });
-    if (!status.ok()) return status;
-    return buffer;
+    if (status.ok()) return buffer;
+    // The daemon may have it although its answer was lost.
+    if (absl::IsDeadlineExceeded(status) || absl::IsUnavailable(status)) Forget(buffer);
+    return status;
   }
 
   absl::Status UnregisterBuffer(uint64_t buffer, absl::Time deadline) override {
@@ -240,12 +245,29 @@ class OpenLease final : public Lease {
         Response response;
         absl::Status status = Call(
             deadline, [&](grpc::ClientContext* context) { return attempt(context, &response); });
-        if (!status.ok()) return status;
-        status = ReceiveSlabs(response.directory(), deadline);
-        if (status.ok()) return response;
-        if (!absl::IsNotFound(status) || absl::Now() + wait >= deadline) return status;
+        // Whatever became of the call: the socket holds some hundred, and then the daemon cannot
+        // send more.
+        const absl::StatusOr<int> received = ReceivePending();
+        const bool was_full = absl::IsResourceExhausted(status) && received.ok() && *received > 0;
+        if (!status.ok() && !was_full) return status;
+        if (!received.ok()) return received.status();
+        if (status.ok()) {
+          status = ReceiveSlabs(response.directory(), deadline);
+          if (status.ok()) return response;
+        }
+        const bool again = was_full || absl::IsNotFound(status);
+        if (!again || absl::Now() + wait >= deadline) return status;
       }
       absl::SleepFor(wait);
+    }
+  }
+
+  // Unregisters what may have been registered, or is about to be.
+  void Forget(uint64_t buffer) {
+    const absl::Time deadline = absl::Now() + kForgetTimeout;
+    while (absl::IsUnavailable(UnregisterBuffer(buffer, deadline)) && status().ok() &&
+           absl::Now() + kMapRetryMax < deadline) {
+      absl::SleepFor(kMapRetryMax);
     }
   }
 
@@ -307,10 +329,20 @@ class OpenLease final : public Lease {
     }
   }
 
-  // They were sent before the answer, each once: those of an answer that was lost are read as well.
+  // How many slabs had come and are mapped now, also those of answers that were lost.
+  absl::StatusOr<int> ReceivePending() {
+    int count = 0;
+    while (IsReadable(absl::ZeroDuration())) {
+      absl::Status status = ReceiveSlab();
+      if (!status.ok()) return status;
+      ++count;
+    }
+    return count;
+  }
+
+  // They were sent before the answer, each once.
   absl::Status ReceiveSlabs(const v1::MappedDirectory& directory, absl::Time deadline) {
     absl::Status status;
-    while (status.ok() && IsReadable(absl::ZeroDuration())) status = ReceiveSlab();
     for (const v1::MappedSlab& slab : directory.slabs()) {
       while (status.ok() && Region(slab.serial()) == nullptr) {
         status = IsReadable(deadline - absl::Now())
@@ -345,7 +377,20 @@ class OpenLease final : public Lease {
     if (packet->bytes.empty() || !message.ParseFromString(packet->bytes) || !message.has_slab()) {
       return absl::UnavailableError("life_socket: the daemon has closed it");
     }
-    return MapSlab(message.slab(), std::move(packet->descriptor));
+    const v1::MappedSlab& slab = message.slab();
+    absl::Status status;
+    if (slab.kind() != v1::MAPPED_SLAB_KIND_CUDA_IPC && !packet->descriptor) {
+      status = absl::ResourceExhaustedError(
+          absl::StrCat("file_descriptors: this process has none left for slab ", slab.serial()));
+    }
+    if (status.ok()) status = MapSlab(slab, std::move(packet->descriptor));
+    if (!status.ok()) {
+      // The daemon is to send it again when it is needed.
+      v1::OpenLeaseRequest request;
+      request.mutable_unmapped()->add_slabs(slab.serial());
+      Write(request);
+    }
+    return status;
   }
 
   absl::Status MapSlab(const v1::MappedSlab& slab, FileDescriptor descriptor) {

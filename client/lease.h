@@ -65,10 +65,12 @@ class Lease {
   virtual RegionRef Region(uint64_t serial) const = 0;
 
   // What RegisteredBuffer asks: shows memory of this process to the daemon, of which the buffer is
-  // a part, and returns the buffer's number.
+  // a part, and returns the buffer's number. Where no answer comes in time it is unregistered
+  // again, which may take up to five seconds more.
   virtual absl::StatusOr<uint64_t> RegisterBuffer(const IpcRegion& memory, size_t offset,
                                                   size_t size_bytes, absl::Time deadline) = 0;
-  // OK: the daemon touches it no more, or has gone. Also once the lease has ended.
+  // OK: the daemon touches it no more, or another one answers by now. UNAVAILABLE: none answers.
+  // Also once the lease has ended.
   virtual absl::Status UnregisterBuffer(uint64_t buffer, absl::Time deadline) = 0;
 };
 

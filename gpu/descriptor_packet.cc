@@ -80,7 +80,10 @@ absl::StatusOr<DescriptorPacket> ReceivePacket(int socket) {
       ++descriptors;
     }
   }
-  if (descriptors > 1 || (message.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) != 0) {
+  // Without a descriptor although one was sent: this process has no number left for it.
+  const bool is_cut = (message.msg_flags & MSG_TRUNC) != 0 ||
+                      ((message.msg_flags & MSG_CTRUNC) != 0 && descriptors > 0);
+  if (descriptors > 1 || is_cut) {
     return absl::InvalidArgumentError(absl::StrCat("life_socket: a packet with ", descriptors,
                                                    " descriptors or above ", kPacketBytesMax,
                                                    " bytes"));

@@ -18,7 +18,7 @@ inline constexpr size_t kPacketBytesMax = 4096;
 struct DescriptorPacket {
   // Empty: end of file.
   std::string bytes;
-  // None if the packet had none.
+  // None if the packet had none, or this process has no room for one (EMFILE).
   FileDescriptor descriptor;
 };
 

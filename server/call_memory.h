@@ -8,10 +8,12 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "gpu/ipc_region.h"
 #include "gpu/memory_space.h"
+#include "server/mutex.h"
 
 namespace kvdepot {
 
@@ -23,7 +25,7 @@ class RegisteredMemory {
       : region_(std::move(region)), offset_(offset) {}
   ~RegisteredMemory() {
     region_ = nullptr;
-    if (on_unmapped_) on_unmapped_();
+    for (const std::function<void()>& call : on_unmapped_) call();
   }
   RegisteredMemory(const RegisteredMemory&) = delete;
   RegisteredMemory& operator=(const RegisteredMemory&) = delete;
@@ -31,13 +33,18 @@ class RegisteredMemory {
   std::byte* data() const { return region_->data() + offset_; }
   size_t size_bytes() const { return region_->size_bytes() - offset_; }
 
-  // Called, from any thread, once nobody holds this and it is unmapped. By one holder, once.
-  void set_on_unmapped(std::function<void()> on_unmapped) { on_unmapped_ = std::move(on_unmapped); }
+  // `call` comes, from any thread, once nobody holds this and it is unmapped. Thread-safe.
+  void CallWhenUnmapped(std::function<void()> call) {
+    MutexLock lock(mutex_);
+    on_unmapped_.push_back(std::move(call));
+  }
 
  private:
   std::unique_ptr<MappedRegion> region_;
   const size_t offset_;
-  std::function<void()> on_unmapped_;
+  Mutex mutex_;
+  // Guarded by mutex_ while somebody holds this.
+  std::vector<std::function<void()>> on_unmapped_;
 };
 using BufferRef = std::shared_ptr<const RegisteredMemory>;
 

@@ -122,29 +122,43 @@ class Publication {
 
   // Without the lock: a slab that the directory lists stays, and one worker sends them all.
   absl::Status SendSlabs(MapReply* reply) {
-    std::map<uint64_t, LeaseRecord::MappedSlab> sent;
-    absl::Status status;
     for (const auto& [serial, writable] : missing_) {
       absl::StatusOr<ExportedSlab> slab = state_->backend->ExportSlab(serial);
-      status = state_->Report(MappingOperation::kExport, slab.status());
-      if (!status.ok()) break;
+      absl::Status status = state_->Report(MappingOperation::kExport, slab.status());
+      if (!status.ok()) return status;
       const SlabNotice notice{serial,
                               slab->region.size_bytes,
                               writable,
                               slab->region.kind,
                               slab->region.device,
                               slab->region.handle};
+      Hold(serial, {std::move(slab->hold), notice.size_bytes});
       status = state_->Report(MappingOperation::kSend, peer_->SendSlab(notice, slab->region));
-      if (!status.ok()) break;
-      sent[serial] = {std::move(slab->hold), notice.size_bytes};
+      if (!status.ok()) {
+        LetGoOf(serial);
+        return status;
+      }
       reply->slabs.push_back(notice);
     }
-    if (sent.empty()) return status;
+    return absl::OkStatus();
+  }
+
+  // Before it is sent: the process may say at once that it has let go of it.
+  void Hold(uint64_t serial, LeaseRecord::MappedSlab slab) {
     MutexLock lock(state_->mu);
-    // The process may have gone, and its lease with it: then nobody maps what was sent.
+    // The process may have gone, and its lease with it: then nobody maps what is sent.
     LeaseRecord* const lease = state_->leases.Find(lease_id_);
-    if (lease != nullptr) lease->slabs.merge(sent);
-    return status;
+    if (lease != nullptr) lease->slabs.emplace(serial, std::move(slab));
+  }
+  void LetGoOf(uint64_t serial) {
+    LeaseRecord::MappedSlab slab;
+    MutexLock lock(state_->mu);
+    LeaseRecord* const lease = state_->leases.Find(lease_id_);
+    if (lease == nullptr) return;
+    const auto found = lease->slabs.find(serial);
+    if (found == lease->slabs.end()) return;
+    slab = std::move(found->second);
+    lease->slabs.erase(found);
   }
 
   EngineState* const state_;

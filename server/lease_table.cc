@@ -5,6 +5,17 @@
 #include "gpu/check.h"
 
 namespace kvdepot {
+namespace {
+
+uint64_t BufferBytes(const LeaseRecord& lease) {
+  uint64_t bytes = 0;
+  for (const auto& [number, buffer] : lease.buffers) {
+    if (!buffer.is_gone()) bytes += buffer.mapped_bytes;
+  }
+  return bytes;
+}
+
+}  // namespace
 
 void LetGo::Add(const LeaseRecord::Shown& shown) {
   for (const auto& [version, directory] : shown.versions) directories.push_back(directory);
@@ -34,7 +45,7 @@ void LeaseTable::Erase(const std::string& id, LetGo* let_go) {
   for (auto& [session_id, shown] : found->second->shown) let_go->Add(shown);
   for (auto& [serial, slab] : found->second->slabs) let_go->slabs.push_back(std::move(slab.hold));
   for (auto& [number, buffer] : found->second->buffers) {
-    let_go->buffers.push_back(std::move(buffer));
+    let_go->buffers.push_back(std::move(buffer.memory));
   }
   leases_.erase(found);
 }
@@ -79,7 +90,7 @@ uint64_t LeaseTable::BufferBytesOf(const std::string& tenant) const {
   uint64_t bytes = 0;
   for (const auto& [id, lease] : leases_) {
     if (lease->tenant != tenant) continue;
-    for (const auto& [number, buffer] : lease->buffers) bytes += buffer->size_bytes();
+    bytes += BufferBytes(*lease);
   }
   return bytes;
 }
@@ -89,7 +100,7 @@ MappingUsage LeaseTable::usage() const {
   for (const auto& [id, lease] : leases_) {
     usage.leases += !lease->ended();
     for (const auto& [serial, slab] : lease->slabs) usage.mapped_bytes += slab.size_bytes;
-    for (const auto& [number, buffer] : lease->buffers) usage.buffer_bytes += buffer->size_bytes();
+    usage.buffer_bytes += BufferBytes(*lease);
     for (const auto& [session_id, shown] : lease->shown) {
       for (const auto& [version, directory] : shown.versions) {
         usage.versions_held_back += version < shown.newest_version;

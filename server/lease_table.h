@@ -41,6 +41,19 @@ struct LeaseRecord {
     uint64_t size_bytes = 0;
   };
 
+  // Memory that the process shows.
+  struct Buffer {
+    // What of the daemon's addresses it takes.
+    uint64_t mapped_bytes = 0;
+    // Null until it is mapped, and once it is being unregistered.
+    std::shared_ptr<RegisteredMemory> memory;
+    // From then on, for as long as calls hold it.
+    std::weak_ptr<RegisteredMemory> ending;
+    bool is_ending = false;
+
+    bool is_gone() const { return is_ending && ending.expired(); }
+  };
+
   std::string id;
   std::string tenant;
   // Null once the right has ended.
@@ -52,7 +65,7 @@ struct LeaseRecord {
   std::map<std::string, Shown> shown;
   std::map<uint64_t, MappedSlab> slabs;
   // Its own memory, by its own numbers.
-  std::map<uint64_t, std::shared_ptr<RegisteredMemory>> buffers;
+  std::map<uint64_t, Buffer> buffers;
   // Sessions that it was asked to unmap, for want of memory, and has not; until when it may take.
   std::set<std::string> unmap_asked;
   absl::Time unmap_deadline;
@@ -106,7 +119,7 @@ class LeaseTable {
   UnmapRequests WantUnmapped(const std::string& tenant, absl::Time deadline);
   // Those that map the session.
   UnmapRequests UnmapRequestsFor(const std::string& session_id) const;
-  // Of all buffers of the tenant's leases.
+  // Mapped for all buffers of the tenant's leases.
   uint64_t BufferBytesOf(const std::string& tenant) const;
 
   const std::map<std::string, std::unique_ptr<LeaseRecord>>& all() const { return leases_; }

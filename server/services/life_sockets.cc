@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include <algorithm>
@@ -30,6 +31,11 @@ constexpr size_t kStrangersMax = 64;
 constexpr int kBacklog = 64;
 // Read in one go, whatever a client sends.
 constexpr int kBufferPacketsMax = 16;
+
+bool IsRegularFile(const FileDescriptor& descriptor) {
+  struct stat info = {};
+  return fstat(descriptor.get(), &info) == 0 && S_ISREG(info.st_mode);
+}
 
 // The socket of one lease's process, as the engine sees it.
 class Peer final : public LeasePeer {
@@ -74,7 +80,9 @@ class Peer final : public LeasePeer {
       v1::LifeClientMessage message;
       if (!message.ParseFromString(packet->bytes) || !message.has_buffer()) return packet;
       shown_buffer_ = message.buffer().buffer();
-      shown_descriptor_ = std::move(packet->descriptor);
+      shown_descriptor_ = FileDescriptor();
+      // Of another kind it is closed now, before its sender can make that take long.
+      if (IsRegularFile(packet->descriptor)) shown_descriptor_ = std::move(packet->descriptor);
     }
     return absl::UnavailableError("life_socket: other work has its turn");
   }

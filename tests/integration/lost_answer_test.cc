@@ -1,7 +1,11 @@
 // Calls of mapped sessions whose answer does not arrive: the next call finds what the lost one has
 // left, and nothing waits for a slab that was sent.
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -58,12 +62,26 @@ class LostAnswerTest : public ::testing::Test {
   absl::StatusOr<std::unique_ptr<MappedSession>> Open(absl::Time deadline) {
     return MappedSession::Open(lease_, id_, {MapAccess::kWrite, 64}, deadline);
   }
+  // `call` until the lost one is no longer at work.
+  template <typename Call>
+  static auto OnceFree(const Call& call) {
+    auto result = call();
+    while (absl::IsUnavailable(StatusOf(result))) result = call();
+    return result;
+  }
+  static absl::Status StatusOf(const absl::Status& status) { return status; }
+  template <typename T>
+  static absl::Status StatusOf(const absl::StatusOr<T>& result) {
+    return result.status();
+  }
 
   Gate gate_;
   // A session of a few tokens fills a slab.
   TestDaemon daemon_{[](Options& options, const std::string& folder) {
                        InHostMemory(options, folder);
                        options.slab_bytes = kSlabGranularityBytes;
+                       options.memory_budget.bytes = uint64_t{4} << 30;
+                       options.engine.room_tokens_max = 500000;
                      },
                      Gated()};
   std::shared_ptr<Lease> lease_;
@@ -76,7 +94,7 @@ TEST_F(LostAnswerTest, ASessionIsMappedByTheNextCall) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(lost)) << lost;
   gate_.WaitUntilReached();
   gate_.Open();
-  const auto session = Open(Soon());
+  const auto session = OnceFree([&] { return Open(Soon()); });
   ASSERT_TRUE(session.ok()) << session.status();
   const MappedTokens tokens(0, 0, 64);
   EXPECT_TRUE((*session)->Append(0, tokens.tokens()).ok());
@@ -94,10 +112,39 @@ TEST_F(LostAnswerTest, ACommitIsSentAgain) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(lost)) << lost;
   gate_.WaitUntilReached();
   gate_.Open();
-  const absl::Status again = (*session)->Commit(Soon());
+  const absl::Status again = OnceFree([&] { return (*session)->Commit(Soon()); });
   ASSERT_TRUE(again.ok()) << again;
   EXPECT_EQ((*session)->committed_token_count(), 64u);
   EXPECT_GE((*session)->room_tokens(), 4096u);
+}
+
+// A process that has no number left for a slab's descriptor, for a while.
+TEST_F(LostAnswerTest, ASlabThatCouldNotBeMappedIsSentAgain) {
+  rlimit limit = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  gate_.Close();
+  std::thread opener;
+  absl::Status first;
+  opener = std::thread([&] { first = Open(Soon()).status(); });
+  gate_.WaitUntilReached();
+  // The next number is one too many; the daemon, in this process, has exported nothing yet.
+  const int next = dup(STDERR_FILENO);
+  close(next);
+  const rlimit none = {static_cast<rlim_t>(next), limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  gate_.Open();
+  opener.join();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_TRUE(absl::IsResourceExhausted(first)) << first;
+  const auto session = OnceFree([&] { return Open(Soon()); });
+  EXPECT_TRUE(session.ok()) << session.status();
+}
+
+// More than the socket holds.
+TEST_F(LostAnswerTest, ManySlabsComeInPortions) {
+  const auto session = MappedSession::Open(lease_, id_, {MapAccess::kWrite, 400000}, Soon());
+  ASSERT_TRUE(session.ok()) << session.status();
+  EXPECT_GE((*session)->room_tokens(), 400000u);
 }
 
 // What the daemon does not know yet when the next call comes.

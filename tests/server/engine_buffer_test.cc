@@ -8,13 +8,17 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "gpu/backend.h"
 #include "gpu/shared_memory.h"
 #include "gtest/gtest.h"
+#include "tests/gpu/forwarding_backend.h"
 #include "tests/server/engine_mapped_fixture.h"
+#include "tests/server/gate.h"
 #include "tests/server/late_backend.h"
 
 namespace kvdepot {
@@ -84,8 +88,13 @@ TEST_F(EngineBufferTest, UnregisteringIsAnsweredOnceWhoHasFoundItIsThrough) {
   EXPECT_EQ(Find(lease, 5).status(), absl::NotFoundError("buffer: 5, is not registered"));
   memory_->data()[100] = std::byte{42};
   EXPECT_EQ(found->data()[100], std::byte{42});
+  // Its answer may be lost: the next attempt waits as well, and the number and bytes are in use.
+  EXPECT_TRUE(absl::IsUnknown(Unregister(engine_.caller(), lease, 5)));
+  EXPECT_TRUE(absl::IsAlreadyExists(Register(lease, 5)));
+  EXPECT_EQ(engine_->mapping_usage().buffer_bytes, kBytes);
   found = nullptr;
   EXPECT_TRUE(unregistered_.ok()) << unregistered_;
+  EXPECT_EQ(engine_->mapping_usage().buffer_bytes, 0u);
   EXPECT_EQ(Unregister(engine_.caller(), lease, 5),
             absl::NotFoundError("buffer: 5, is not registered"));
   EXPECT_TRUE(Register(lease, 5).ok());
@@ -137,7 +146,7 @@ TEST_F(EngineBufferTest, BytesOfAllLeasesOfATenantAreBounded) {
   ASSERT_TRUE(Register(other, 1).ok());
   EXPECT_EQ(Register(other, 2),
             absl::ResourceExhaustedError("buffer_bytes_per_tenant_max: 24576 of 24576 bytes are "
-                                         "registered, 8192 more are too many"));
+                                         "mapped, 8192 more are too many"));
   EXPECT_TRUE(Unregister(engine_.caller(), lease, 1).ok());
   EXPECT_TRUE(Register(other, 2).ok());
 }
@@ -155,6 +164,8 @@ TEST_F(EngineBufferTest, ABufferBeginsWhereItSays) {
   memory_->data()[4096] = std::byte{42};
   EXPECT_EQ((*Find(lease, 1))->data()[0], std::byte{42});
   EXPECT_EQ((*Find(lease, 1))->size_bytes(), kBytes - 4096);
+  // What comes before it is mapped as well.
+  EXPECT_EQ(engine_->mapping_usage().buffer_bytes, kBytes);
 }
 
 TEST_F(EngineBufferTest, WhatIsShownMustBeMemoryOfItsSizeThatCannotShrink) {
@@ -214,6 +225,76 @@ TEST_F(LateBufferTest, AnAppendIsAnsweredOnceItsBufferIsRead) {
   });
   ASSERT_TRUE(appended.Wait().ok());
   EXPECT_EQ(under_way, 0);
+}
+
+// Maps what is shown only while a gate is open.
+class GatedMaps final : public ForwardingBackend {
+ public:
+  explicit GatedMaps(Gate* gate) : ForwardingBackend(MakeCpuBackend(1)), gate_(gate) {}
+
+  absl::StatusOr<std::unique_ptr<MappedRegion>> MapBuffer(IpcRegion region) override {
+    gate_->Pass();
+    return ForwardingBackend::MapBuffer(std::move(region));
+  }
+
+ private:
+  Gate* const gate_;
+};
+
+class GatedBufferTest : public EngineMappedTest {
+ protected:
+  GatedBufferTest() : EngineMappedTest(std::make_unique<GatedMaps>(&gate_)) {}
+
+  absl::Status Unregister(const TestLease& lease) {
+    absl::Status answer = absl::UnknownError("not answered");
+    engine_->UnregisterBuffer(engine_.caller(), lease.id, 1,
+                              [&](const absl::Status& status) { answer = status; });
+    return answer;
+  }
+
+  Gate gate_;
+};
+
+TEST_F(GatedBufferTest, WhatIsBeingRegisteredIsUnregisteredLater) {
+  const TestLease lease = Open();
+  const auto memory = *MakeSharedMemory(kBytes, ExtentUse::kTail);
+  lease.peer->shown[1] = std::move(memory->Export()->descriptor);
+  absl::Status registered;
+  std::thread registration([&] {
+    BufferRequest request;
+    request.lease_id = lease.id;
+    request.buffer = 1;
+    request.region.size_bytes = kBytes;
+    registered = engine_->RegisterBuffer(engine_.caller(), std::move(request));
+  });
+  gate_.WaitUntilReached();
+  EXPECT_TRUE(absl::IsUnavailable(Unregister(lease)));
+  EXPECT_TRUE(absl::IsNotFound(engine_->FindBuffer(engine_.caller(), lease.id, 1).status()));
+  gate_.Open();
+  registration.join();
+  EXPECT_TRUE(registered.ok()) << registered;
+  EXPECT_TRUE(Unregister(lease).ok());
+}
+
+// Whose process has gone in between.
+TEST_F(GatedBufferTest, NothingIsLeftOfARegistrationWhoseLeaseIsOver) {
+  const TestLease lease = Open();
+  const auto memory = *MakeSharedMemory(kBytes, ExtentUse::kTail);
+  lease.peer->shown[1] = std::move(memory->Export()->descriptor);
+  absl::Status registered;
+  std::thread registration([&] {
+    BufferRequest request;
+    request.lease_id = lease.id;
+    request.buffer = 1;
+    request.region.size_bytes = kBytes;
+    registered = engine_->RegisterBuffer(engine_.caller(), std::move(request));
+  });
+  gate_.WaitUntilReached();
+  engine_->ReleaseLease(lease.id);
+  gate_.Open();
+  registration.join();
+  EXPECT_TRUE(absl::IsNotFound(registered)) << registered;
+  EXPECT_EQ(engine_->mapping_usage().buffer_bytes, 0u);
 }
 
 }  // namespace
