@@ -1,0 +1,90 @@
+// The body of a `packkv` segment: all of it behind the segment's header (gpu/FORMAT.md, "packkv").
+//
+// Its length is known once it is encoded; BodyBytesMax bounds it before.
+#ifndef KVDEPOT_GPU_PACKKV_BODY_H_
+#define KVDEPOT_GPU_PACKKV_BODY_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "absl/types/span.h"
+#include "gpu/backend.h"
+#include "gpu/packkv/options.h"
+#include "gpu/packkv/round.h"
+
+namespace kvdepot::packkv {
+
+enum class Tensor { kKey, kValue };
+
+struct BodyHeader {
+  float k_relative_scale;
+  float v_relative_scale;
+  uint8_t pack_tokens;
+  uint8_t repacking;
+  // Of codes, and so of minima.
+  uint8_t k_bits;
+  uint8_t v_bits;
+  uint8_t zero[52];
+};
+static_assert(sizeof(BodyHeader) == 64, "gpu/FORMAT.md");
+
+// Of a block's tokens, by place.
+struct TokenTable {
+  uint16_t k_scale[kBlockTokens];  // bf16
+  uint16_t v_scale[kBlockTokens];
+  int16_t k_zero[kBlockTokens];
+  int16_t v_zero[kBlockTokens];
+  uint8_t order[kBlockTokens];  // the token at each place
+};
+static_assert(sizeof(TokenTable) == 576, "gpu/FORMAT.md");
+
+size_t BodyBytesMax(const LayerShape& shape, const Options& options, int blocks);
+
+// None: the values leave the codec's range, and the segment is to be raw. `options` are valid.
+absl::optional<std::vector<std::byte>> EncodeBody(const SealBlocks& source, const Options& options);
+
+// A body and the geometry that its segment's header says. Owns nothing.
+class BodyView {
+ public:
+  // DATA_LOSS naming what is wrong: then no reader may see it. `body` is 4-byte aligned.
+  static absl::StatusOr<BodyView> Validate(absl::Span<const std::byte> body, int kv_heads,
+                                           int head_dim, int blocks);
+
+  const BodyHeader& header() const { return *reinterpret_cast<const BodyHeader*>(body_); }
+  const TokenTable& tokens(int block) const;
+  RoundShape round_shape(Tensor tensor) const;
+  int rounds() const { return kBlockTokens / header().pack_tokens; }
+  // Of tokens at places round * pack_tokens and following.
+  absl::Span<const std::byte> round(int block, int head, Tensor tensor, int round) const;
+
+  // Values of token `first` of the segment and those behind it, in their true order:
+  // [token][channel] of one head.
+  void Decode(int head, Tensor tensor, int first, absl::Span<float> values) const;
+
+  // Bits a value of K or of V as the paper counts them: widths, and for each pack a minimum and a
+  // width, without scales, orders, directory and padding.
+  double PaperBits(Tensor tensor) const;
+
+ private:
+  BodyView(const std::byte* body, int kv_heads, int head_dim, int blocks)
+      : body_(body), kv_heads_(kv_heads), head_dim_(head_dim), blocks_(blocks) {}
+
+  absl::Status CheckHeader() const;
+  absl::Status CheckOrder(int block) const;
+  absl::Status CheckTile(int block, int head, Tensor tensor, size_t body_bytes, size_t* at) const;
+  const std::byte* entry(int block, int head) const;
+
+  const std::byte* body_;
+  int kv_heads_;
+  int head_dim_;
+  int blocks_;
+};
+
+}  // namespace kvdepot::packkv
+
+#endif  // KVDEPOT_GPU_PACKKV_BODY_H_

@@ -1,0 +1,25 @@
+#include "gpu/packkv/options.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace kvdepot::packkv {
+
+absl::Status Validate(const Options& options) {
+  for (const auto& [field, value] : {std::pair("k_relative_scale", options.k_relative_scale),
+                                     std::pair("v_relative_scale", options.v_relative_scale)}) {
+    if (value >= kRelativeScaleMin && value <= 1) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ": ", value, ", must be ", kRelativeScaleMin, "..1"));
+  }
+  if (options.pack_tokens != 4 && options.pack_tokens != 8 && options.pack_tokens != 16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("pack_tokens: ", options.pack_tokens, ", must be 4, 8 or 16"));
+  }
+  const int repacking = static_cast<int>(options.repacking);
+  if (repacking >= 1 && repacking <= 3) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("repacking: ", repacking, ", must be 1..3"));
+}
+
+}  // namespace kvdepot::packkv

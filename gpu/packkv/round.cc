@@ -1,0 +1,195 @@
+#include "gpu/packkv/round.h"
+
+#include <algorithm>
+#include <array>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "gpu/check.h"
+
+namespace kvdepot::packkv {
+namespace {
+
+constexpr size_t kAlignment = 16;
+// A width is a sum of these; the first of them hold the lower bits of a code.
+constexpr int kPlaneWidths[] = {8, 4, 2, 1};
+
+size_t Aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+size_t BytesOf(size_t bits) { return (bits + 7) / 8; }
+
+int BitWidth(unsigned value) { return value == 0 ? 0 : 32 - __builtin_clz(value); }
+
+// A stream of bits, the first in the lowest bit of the first byte.
+class BitWriter {
+ public:
+  explicit BitWriter(std::byte* bytes) : bytes_(bytes) {}
+  void Put(size_t at, unsigned value, int bits) {
+    for (int b = 0; b < bits; ++b) {
+      if ((value >> b & 1) != 0) {
+        bytes_[(at + static_cast<size_t>(b)) / 8] |= std::byte{1}
+                                                     << ((at + static_cast<size_t>(b)) % 8);
+      }
+    }
+  }
+
+ private:
+  std::byte* bytes_;
+};
+
+unsigned Bits(const std::byte* bytes, size_t at, int bits) {
+  unsigned value = 0;
+  for (int b = 0; b < bits; ++b) {
+    const size_t bit = at + static_cast<size_t>(b);
+    value |= (std::to_integer<unsigned>(bytes[bit / 8]) >> (bit % 8) & 1u) << b;
+  }
+  return value;
+}
+
+// Where token `token` of a pack is in its plane of `width` bits a code: four tokens in a row lie in
+// four bytes of a word, or in four quarters of a smaller plane, so that a shift and a mask bring
+// them into a word together.
+size_t BitOf(int pack_tokens, int width, int token) {
+  const int quarter = std::min(8, pack_tokens * width / 4);
+  const int tokens_of_word = 4 * quarter / width;
+  const int in_word = token % tokens_of_word;
+  const int bit =
+      token / tokens_of_word * 4 * quarter + in_word % 4 * quarter + in_word / 4 * width;
+  return static_cast<size_t>(bit);
+}
+
+size_t WidthsAt(const RoundShape& shape) {
+  return BytesOf(static_cast<size_t>(shape.head_dim) * static_cast<size_t>(shape.code_bits));
+}
+
+int WidthOf(const RoundShape& shape, const std::byte* round, int channel) {
+  const int bits = WidthCodeBits(shape.code_bits);
+  return static_cast<int>(Bits(round + WidthsAt(shape),
+                               static_cast<size_t>(channel) * static_cast<size_t>(bits), bits));
+}
+
+// Calls visit(channel, plane width, bits of the code below the plane, first bit of the channel's
+// part of the planes) plane after plane, in each channel after channel.
+template <typename Widths, typename Visit>
+size_t ForEachPlane(const RoundShape& shape, const Widths& widths, const Visit& visit) {
+  size_t at = 0;
+  for (const int plane : kPlaneWidths) {
+    for (int channel = 0; channel < shape.head_dim; ++channel) {
+      const int width = widths(channel);
+      if ((width & plane) == 0) continue;
+      const int below = width / (2 * plane) * 2 * plane;
+      visit(channel, plane, below, at);
+      at += static_cast<size_t>(plane * shape.pack_tokens);
+    }
+    at = 8 * BytesOf(at);
+  }
+  return at / 8;
+}
+
+}  // namespace
+
+int WidthCodeBits(int code_bits) { return BitWidth(static_cast<unsigned>(code_bits)); }
+
+size_t RoundHeaderBytes(const RoundShape& shape) {
+  const size_t width_bits =
+      static_cast<size_t>(shape.head_dim) * static_cast<size_t>(WidthCodeBits(shape.code_bits));
+  return Aligned(WidthsAt(shape) + BytesOf(width_bits));
+}
+
+size_t RoundBytesMax(const RoundShape& shape) {
+  // Each of the planes may be padded to a byte.
+  return RoundHeaderBytes(shape) +
+         Aligned(BytesOf(shape.code_count() * static_cast<size_t>(shape.code_bits)) +
+                 std::size(kPlaneWidths));
+}
+
+void AppendRound(const RoundShape& shape, absl::Span<const uint8_t> codes,
+                 std::vector<std::byte>* bytes) {
+  KVDEPOT_CHECK(codes.size() == shape.code_count());
+  const size_t channels = static_cast<size_t>(shape.head_dim);
+  std::vector<uint8_t> least(codes.begin(), codes.begin() + shape.head_dim);
+  std::vector<uint8_t> most = least;
+  for (size_t i = channels; i < codes.size(); ++i) {
+    least[i % channels] = std::min(least[i % channels], codes[i]);
+    most[i % channels] = std::max(most[i % channels], codes[i]);
+  }
+  const auto width = [&](int channel) {
+    const size_t c = static_cast<size_t>(channel);
+    return BitWidth(static_cast<unsigned>(most[c] - least[c]));
+  };
+  const size_t header_bytes = RoundHeaderBytes(shape);
+  const size_t plane_bytes = ForEachPlane(shape, width, [](int, int, int, size_t) {});
+  const size_t begin = bytes->size();
+  bytes->resize(begin + header_bytes + Aligned(plane_bytes));
+  std::byte* const round = bytes->data() + begin;
+
+  BitWriter minima(round);
+  BitWriter widths(round + WidthsAt(shape));
+  const int width_bits = WidthCodeBits(shape.code_bits);
+  for (size_t c = 0; c < channels; ++c) {
+    minima.Put(c * static_cast<size_t>(shape.code_bits), least[c], shape.code_bits);
+    widths.Put(c * static_cast<size_t>(width_bits),
+               static_cast<unsigned>(width(static_cast<int>(c))), width_bits);
+  }
+  BitWriter planes(round + header_bytes);
+  ForEachPlane(shape, width, [&](int channel, int plane, int below, size_t at) {
+    for (int token = 0; token < shape.pack_tokens; ++token) {
+      const size_t c = static_cast<size_t>(channel);
+      const unsigned offset =
+          static_cast<unsigned>(codes[static_cast<size_t>(token) * channels + c] - least[c]);
+      planes.Put(at + BitOf(shape.pack_tokens, plane, token), offset >> below & ((1u << plane) - 1),
+                 plane);
+    }
+  });
+}
+
+absl::StatusOr<int> SumOfWidths(const RoundShape& shape, absl::Span<const std::byte> round) {
+  int sum = 0;
+  for (int channel = 0; channel < shape.head_dim; ++channel) {
+    const int width = WidthOf(shape, round.data(), channel);
+    if (width > shape.code_bits) {
+      return absl::DataLossError(absl::StrCat("segment width of channel ", channel, " is ", width,
+                                              ", expected at most ", shape.code_bits));
+    }
+    sum += width;
+  }
+  return sum;
+}
+
+absl::StatusOr<size_t> RoundBytes(const RoundShape& shape, absl::Span<const std::byte> round) {
+  const size_t header_bytes = RoundHeaderBytes(shape);
+  if (round.size() < header_bytes) {
+    return absl::DataLossError(absl::StrCat("segment round has ", round.size(),
+                                            " bytes, expected at least ", header_bytes));
+  }
+  const absl::StatusOr<int> widths = SumOfWidths(shape, round);
+  if (!widths.ok()) return widths.status();
+  const size_t plane_bytes = ForEachPlane(
+      shape, [&](int channel) { return WidthOf(shape, round.data(), channel); },
+      [](int, int, int, size_t) {});
+  const size_t bytes = header_bytes + Aligned(plane_bytes);
+  if (bytes <= round.size()) return bytes;
+  return absl::DataLossError(
+      absl::StrCat("segment round has ", round.size(), " bytes, expected ", bytes));
+}
+
+void ReadRound(const RoundShape& shape, const std::byte* round, absl::Span<uint8_t> codes) {
+  KVDEPOT_CHECK(codes.size() == shape.code_count());
+  const size_t channels = static_cast<size_t>(shape.head_dim);
+  for (size_t i = 0; i < codes.size(); ++i) {
+    codes[i] = static_cast<uint8_t>(
+        Bits(round, i % channels * static_cast<size_t>(shape.code_bits), shape.code_bits));
+  }
+  const std::byte* const planes = round + RoundHeaderBytes(shape);
+  ForEachPlane(
+      shape, [&](int channel) { return WidthOf(shape, round, channel); },
+      [&](int channel, int plane, int below, size_t at) {
+        for (int token = 0; token < shape.pack_tokens; ++token) {
+          const unsigned part = Bits(planes, at + BitOf(shape.pack_tokens, plane, token), plane);
+          uint8_t& code =
+              codes[static_cast<size_t>(token) * channels + static_cast<size_t>(channel)];
+          code = static_cast<uint8_t>(code + (part << below));
+        }
+      });
+}
+
+}  // namespace kvdepot::packkv

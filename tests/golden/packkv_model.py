@@ -1,0 +1,97 @@
+"""`packkv` in numpy, written from the paper's description and gpu/FORMAT.md alone: codes, orders and sizes.
+
+Values are float32 [token][kv_head][channel], a whole number of blocks.
+"""
+
+import numpy as np
+
+BLOCK = 64
+NONE, MEDIAN, GREEDY = 1, 2, 3
+
+
+def to_bf16(values: np.ndarray) -> np.ndarray:
+    """Rounded to the nearest bf16, half to even, as float32."""
+    bits = np.asarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
+
+
+def quantize(values: np.ndarray, relative_scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes [token][kv_head][channel], zero points and steps of tokens."""
+    rows = values.reshape(len(values), -1)
+    least, most = rows.min(1), rows.max(1)
+    magnitude = np.maximum(np.abs(least), np.abs(most))
+    wanted = np.maximum((most - least) * np.float32(relative_scale), magnitude * np.float32(1 / 32000))
+    step = to_bf16(np.maximum(wanted, np.float32(2.0 ** -126)))
+    zero = np.rint(least / step).astype(np.int64)
+    codes = np.rint(rows / step[:, None]).astype(np.int64) - zero[:, None]
+    return codes.reshape(values.shape), zero, step
+
+
+def bit_length(values: np.ndarray) -> np.ndarray:
+    return np.ceil(np.log2(np.asarray(values, np.float64) + 1)).astype(np.int64)
+
+
+def order_of(repacking: int, pack: int, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Of one block's codes: the token at each place."""
+    if repacking == NONE:
+        return np.arange(BLOCK)
+    k, v = k.reshape(BLOCK, -1), v.reshape(BLOCK, -1)
+    if repacking == MEDIAN:
+        return np.argsort(-np.sort(v, 1)[:, (v.shape[1] - 1) // 2], kind="stable")
+    rows = np.concatenate([k, v], 1)
+    left, order = list(range(BLOCK)), []
+    while left:
+        # Half up, in integers; cosines compare as dot^2 / norm^2, exactly, as Python's integers.
+        mean = (2 * rows[left].sum(0) + len(left)) // (2 * len(left))
+        best, best_dot, best_norm = 0, 0, 1
+        for place, token in enumerate(left):
+            dot, norm = int(rows[token] @ mean), int(rows[token] @ rows[token])
+            if norm > 0 and dot * dot * best_norm > best_dot * best_dot * norm:
+                best, best_dot, best_norm = place, dot, norm
+        order.append(left.pop(best))
+        least = most = rows[order[-1]]
+        for _ in range(pack - 1):
+            bits = bit_length(np.maximum(most, rows[left]) - np.minimum(least, rows[left])).sum(1)
+            order.append(left.pop(int(np.argmin(bits))))
+            least, most = np.minimum(least, rows[order[-1]]), np.maximum(most, rows[order[-1]])
+    return np.array(order)
+
+
+class Tensor:
+    """K or V of some blocks, quantised and in its packs."""
+
+    def __init__(self, codes: np.ndarray, orders: list[np.ndarray], pack: int):
+        self.pack, self.head_dim = pack, codes.shape[2]
+        self.bits = int(bit_length(codes.max()))
+        blocks = codes.reshape(-1, BLOCK, *codes.shape[1:])
+        packed = np.stack([block[order] for block, order in zip(blocks, orders)])
+        packs = packed.reshape(len(blocks), BLOCK // pack, pack, *codes.shape[1:])
+        # [block][round][kv_head][channel]
+        self.widths = bit_length(packs.max(2) - packs.min(2))
+
+    def width_code_bits(self) -> int:
+        return int(bit_length(self.bits))
+
+    def paper_bits(self) -> float:
+        return self.widths.mean() + (self.bits + self.width_code_bits()) / self.pack
+
+    def round_bytes(self) -> np.ndarray:
+        """[block][round][kv_head]"""
+        header = -(-self.head_dim * self.bits // 8) + -(-self.head_dim * self.width_code_bits() // 8)
+        planes = sum(-(-(self.widths & plane).sum(3) * self.pack // 8) for plane in (8, 4, 2, 1))
+        return -(-header // 16) * 16 + -(-planes // 16) * 16
+
+
+class Layer:
+    def __init__(self, k: np.ndarray, v: np.ndarray, pack: int, repacking: int, k_scale: float, v_scale: float):
+        k_codes, self.k_zero, self.k_step = quantize(k, k_scale)
+        v_codes, self.v_zero, self.v_step = quantize(v, v_scale)
+        blocks = len(k) // BLOCK
+        orders = [order_of(repacking, pack, k_codes[b * BLOCK:(b + 1) * BLOCK], v_codes[b * BLOCK:(b + 1) * BLOCK])
+                  for b in range(blocks)]
+        self.k, self.v = (Tensor(codes, orders, pack) for codes in (k_codes, v_codes))
+        heads, rounds = k.shape[1], BLOCK // pack
+        directory = 64 + 576 * blocks + blocks * heads * (8 + 4 * rounds)
+        self.body_bytes = -(-directory // 16) * 16 + int(self.k.round_bytes().sum() + self.v.round_bytes().sum())
+        self.decoded_k = (k_codes + self.k_zero[:, None, None]).astype(np.float32) * self.k_step[:, None, None]
+        self.decoded_v = (v_codes + self.v_zero[:, None, None]).astype(np.float32) * self.v_step[:, None, None]
