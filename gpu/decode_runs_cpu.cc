@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "gpu/numeric.h"
 #include "gpu/planes/decode_cpu.h"
+#include "gpu/scalar.h"
 #include "gpu/segment_view.h"
 
 namespace kvdepot {
@@ -17,26 +17,6 @@ struct HostRows {
   std::byte* first;  // row of the run's first token and this head
 };
 
-float ToFloat(const std::byte* value, DType dtype) {
-  if (dtype == DType::kFp32) {
-    float result;
-    memcpy(&result, value, sizeof(result));
-    return result;
-  }
-  uint16_t bits;
-  memcpy(&bits, value, sizeof(bits));
-  return dtype == DType::kBf16 ? Bf16ToFloat(bits) : Fp16ToFloat(bits);
-}
-
-void StoreFloat(float value, DType dtype, std::byte* to) {
-  if (dtype == DType::kFp32) {
-    memcpy(to, &value, sizeof(value));
-    return;
-  }
-  const uint16_t bits = dtype == DType::kBf16 ? FloatToBf16(value) : FloatToFp16(value);
-  memcpy(to, &bits, sizeof(bits));
-}
-
 // Exact rows [head_dim] of `from`, `count` of them without gaps.
 void CopyRows(const std::byte* rows, DType from, int head_dim, int count, const HostRows& host) {
   const size_t row_bytes = static_cast<size_t>(head_dim) * DTypeBytes(from);
@@ -48,8 +28,8 @@ void CopyRows(const std::byte* rows, DType from, int head_dim, int count, const 
       continue;
     }
     for (int c = 0; c < head_dim; ++c) {
-      StoreFloat(ToFloat(row + static_cast<size_t>(c) * DTypeBytes(from), from), host.dtype,
-                 to + static_cast<size_t>(c) * DTypeBytes(host.dtype));
+      StoreScalar(LoadScalar(row + static_cast<size_t>(c) * DTypeBytes(from), from), host.dtype,
+                  to + static_cast<size_t>(c) * DTypeBytes(host.dtype));
     }
   }
 }

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "gpu/numeric.h"
+#include "gpu/scalar.h"
 
 namespace kvdepot {
 namespace {
@@ -30,17 +30,6 @@ size_t FirstWithExponent(const std::byte* values, Bits exponent, size_t count) {
   return count;
 }
 
-float FloatAt(const std::byte* value, DType dtype) {
-  if (dtype == DType::kFp32) {
-    float bits;
-    memcpy(&bits, value, sizeof(bits));
-    return bits;
-  }
-  uint16_t bits;
-  memcpy(&bits, value, sizeof(bits));
-  return dtype == DType::kBf16 ? Bf16ToFloat(bits) : Fp16ToFloat(bits);
-}
-
 }  // namespace
 
 size_t FirstNonFinite(const std::byte* values, DType dtype, size_t count) {
@@ -57,8 +46,9 @@ size_t FirstNonFinite(const std::byte* values, DType dtype, size_t count) {
 
 absl::Status NotFinite(absl::string_view field, const std::byte* value, DType dtype, size_t index,
                        size_t count) {
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", FloatAt(value, dtype), " at index ",
-                                                 index, " of ", count, " values, must be finite"));
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", LoadScalar(value, dtype),
+                                                 " at index ", index, " of ", count,
+                                                 " values, must be finite"));
 }
 
 absl::Status CheckFiniteOnCpu(absl::string_view field, const std::byte* values, DType dtype,

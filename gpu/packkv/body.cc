@@ -9,6 +9,7 @@
 #include "gpu/numeric.h"
 #include "gpu/packkv/quantize.h"
 #include "gpu/packkv/repack.h"
+#include "gpu/scalar.h"
 
 namespace kvdepot::packkv {
 namespace {
@@ -34,17 +35,6 @@ size_t TilesAt(int kv_heads, int blocks, int pack_tokens) {
   return (end + kUnitBytes - 1) / kUnitBytes * kUnitBytes;
 }
 
-float ToFloat(const std::byte* value, DType dtype) {
-  if (dtype == DType::kFp32) {
-    float number;
-    std::memcpy(&number, value, sizeof(number));
-    return number;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, value, sizeof(bits));
-  return dtype == DType::kBf16 ? Bf16ToFloat(bits) : Fp16ToFloat(bits);
-}
-
 // K or V of an exact extent as [token][kv_head][channel].
 std::vector<float> ValuesOf(const SealBlocks& source, size_t block, Tensor tensor) {
   const size_t heads = static_cast<size_t>(source.shape.kv_heads);
@@ -57,7 +47,7 @@ std::vector<float> ValuesOf(const SealBlocks& source, size_t block, Tensor tenso
     for (size_t t = 0; t < kBlockTokens; ++t) {
       for (size_t c = 0; c < dim; ++c) {
         values[(t * heads + h) * dim + c] =
-            ToFloat(from + (t * dim + c) * value_bytes, source.dtype);
+            LoadScalar(from + (t * dim + c) * value_bytes, source.dtype);
       }
     }
   }
