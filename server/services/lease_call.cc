@@ -71,12 +71,12 @@ LeaseCall::LeaseCall(const ServiceContext& context, grpc::CallbackServerContext*
 
 void LeaseCall::OnReadDone(bool ok) {
   if (!ok) {
-    return End(call_.cancelled() ? absl::CancelledError("the client left") : absl::OkStatus());
+    return EndLease(call_.cancelled() ? absl::CancelledError("the client left") : absl::OkStatus());
   }
   WireMessage<v1::OpenLeaseRequest> received;
   received.Parse(&received_);
   const absl::Status status = Act(received);
-  if (!status.ok()) return End(status);
+  if (!status.ok()) return EndLease(status);
   MutexLock lock(mutex_);
   if (!finished_) StartRead(&received_);
 }
@@ -162,6 +162,12 @@ void LeaseCall::OnWriteDone(bool ok) {
   if (outgoing_.empty()) return;
   writing_ = true;
   StartWrite(&outgoing_.front());
+}
+
+void LeaseCall::EndLease(const absl::Status& status) {
+  // The right first: who has heard of the end has it no more. The engine tells the stream.
+  if (!lease_id_.empty()) call_.context().engine->EndLease(lease_id_, status);
+  End(status);
 }
 
 void LeaseCall::OnCancel() { End(absl::CancelledError("the client left")); }

@@ -41,6 +41,8 @@ class LeaseCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::B
   void Send(const v1::OpenLeaseResponse& response);
   // The first reason counts.
   void End(const absl::Status& status);
+  // Of the thread that reads: likewise, once the lease's right has ended.
+  void EndLease(const absl::Status& status);
 
   RpcCall call_;
   std::shared_ptr<Stream> stream_;
