@@ -95,3 +95,52 @@ class Layer:
         self.body_bytes = -(-directory // 16) * 16 + int(self.k.round_bytes().sum() + self.v.round_bytes().sum())
         self.decoded_k = (k_codes + self.k_zero[:, None, None]).astype(np.float32) * self.k_step[:, None, None]
         self.decoded_v = (v_codes + self.v_zero[:, None, None]).astype(np.float32) * self.v_step[:, None, None]
+
+
+def read_body(body: bytes, blocks: int, heads: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values of K and of V [token][kv_head][channel], read from the bytes as gpu/FORMAT.md lays them out."""
+    pack, code_bits = body[8], body[10:12]
+    rounds = BLOCK // pack
+    values = np.zeros((2, blocks * BLOCK, heads, head_dim), np.float32)
+    for block in range(blocks):
+        table = 64 + 576 * block
+        order = np.frombuffer(body, np.uint8, BLOCK, table + 512)
+        for head in range(heads):
+            entry = 64 + 576 * blocks + (block * heads + head) * (8 + 4 * rounds)
+            for tensor in range(2):
+                step = (np.frombuffer(body, np.uint16, BLOCK, table + 128 * tensor).astype(np.uint32) << 16).view(np.float32)
+                zero = np.frombuffer(body, np.int16, BLOCK, table + 256 + 128 * tensor).astype(np.int64)
+                at = 16 * int(np.frombuffer(body, np.uint32, 2, entry)[tensor])
+                for r, units in enumerate(np.frombuffer(body, np.uint16, rounds, entry + 8 + 2 * rounds * tensor)):
+                    codes = _read_round(body[at:at + 16 * int(units)], pack, head_dim, code_bits[tensor])
+                    at += 16 * int(units)
+                    for i in range(pack):
+                        place = r * pack + i
+                        row = (codes[i] + zero[place]).astype(np.float32) * step[place]
+                        values[tensor, block * BLOCK + order[place], head] = row
+    return values[0], values[1]
+
+
+def _read_round(data: bytes, pack: int, head_dim: int, code_bits: int) -> np.ndarray:
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(np.int64)
+
+    def fields(at: int, width: int) -> np.ndarray:
+        return bits[at:at + head_dim * width].reshape(head_dim, width) @ (1 << np.arange(width))
+
+    width_bits = code_bits.bit_length()
+    widths_at = 8 * -(-head_dim * code_bits // 8)
+    least, widths = fields(0, code_bits), fields(widths_at, width_bits)
+    at = 128 * -(-(widths_at + 8 * -(-head_dim * width_bits // 8)) // 128)
+    codes = np.tile(least, (pack, 1))
+    below = np.zeros(head_dim, np.int64)
+    for s in (8, 4, 2, 1):
+        g = min(8, pack * s // 4)
+        n = 4 * g // s
+        for c in np.flatnonzero(widths & s):
+            for t in range(pack):
+                first = at + 4 * g * (t // n) + g * (t % 4) + s * (t % n // 4)
+                codes[t, c] += int(bits[first:first + s] @ (1 << np.arange(s))) << int(below[c])
+            at += pack * s
+            below[c] += s
+        at = 8 * -(-at // 8)
+    return codes

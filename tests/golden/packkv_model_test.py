@@ -20,7 +20,7 @@ def encode(k: np.ndarray, v: np.ndarray, pack: int, repacking: int, k_scale: flo
     k_bits, v_bits = np.frombuffer(output, np.float64, 2, 8 + body_bytes)
     values = np.frombuffer(output, np.float32, offset=24 + body_bytes).reshape(2, heads, tokens, head_dim)
     decoded_k, decoded_v = values.transpose(0, 2, 1, 3)
-    return {"body_bytes": body_bytes, "k_bits": k_bits, "v_bits": v_bits, "k": decoded_k, "v": decoded_v}
+    return {"body": output[8:8 + body_bytes], "body_bytes": body_bytes, "k_bits": k_bits, "v_bits": v_bits, "k": decoded_k, "v": decoded_v}
 
 
 def inputs(seed: int, tokens: int, heads: int, head_dim: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -61,6 +61,15 @@ class PackKvTest(unittest.TestCase):
                         self.assertEqual(got["body_bytes"], model.body_bytes)
                         np.testing.assert_array_equal(got["k"], model.decoded_k)
                         np.testing.assert_array_equal(got["v"], model.decoded_v)
+
+    def test_bytes_lie_where_the_format_says(self):
+        for heads, head_dim, pack, scales in ((2, 64, 16, (0.1, 0.2)), (1, 128, 8, (0.01, 0.05)), (1, 64, 4, (0.004, 1.0))):
+            for name, (k, v) in inputs(heads, 128, heads, head_dim).items():
+                with self.subTest(name=name, pack=pack):
+                    got = encode(k, v, pack, MEDIAN, *scales)
+                    read_k, read_v = packkv_model.read_body(got["body"], 2, heads, head_dim)
+                    np.testing.assert_array_equal(read_k, got["k"])
+                    np.testing.assert_array_equal(read_v, got["v"])
 
     def test_gaussian_data_takes_the_papers_bits(self):
         k, v = inputs(7, 512, 8, 128)["gaussian"]

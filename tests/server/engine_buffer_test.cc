@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -245,54 +246,47 @@ class GatedBufferTest : public EngineMappedTest {
  protected:
   GatedBufferTest() : EngineMappedTest(std::make_unique<GatedMaps>(&gate_)) {}
 
-  absl::Status Unregister(const TestLease& lease) {
+  // Buffer 1 of `lease_`, up to where it is mapped; `then` is what happens meanwhile.
+  absl::Status RegisterAnd(const std::function<void()>& then) {
+    const auto memory = *MakeSharedMemory(kBytes, ExtentUse::kTail);
+    lease_.peer->shown[1] = std::move(memory->Export()->descriptor);
+    absl::Status registered;
+    std::thread registration([&] {
+      BufferRequest request;
+      request.lease_id = lease_.id;
+      request.buffer = 1;
+      request.region.size_bytes = kBytes;
+      registered = engine_->RegisterBuffer(engine_.caller(), std::move(request));
+    });
+    gate_.WaitUntilReached();
+    then();
+    gate_.Open();
+    registration.join();
+    return registered;
+  }
+  absl::Status Unregister() {
     absl::Status answer = absl::UnknownError("not answered");
-    engine_->UnregisterBuffer(engine_.caller(), lease.id, 1,
+    engine_->UnregisterBuffer(engine_.caller(), lease_.id, 1,
                               [&](const absl::Status& status) { answer = status; });
     return answer;
   }
 
   Gate gate_;
+  const TestLease lease_ = Open();
 };
 
 TEST_F(GatedBufferTest, WhatIsBeingRegisteredIsUnregisteredLater) {
-  const TestLease lease = Open();
-  const auto memory = *MakeSharedMemory(kBytes, ExtentUse::kTail);
-  lease.peer->shown[1] = std::move(memory->Export()->descriptor);
-  absl::Status registered;
-  std::thread registration([&] {
-    BufferRequest request;
-    request.lease_id = lease.id;
-    request.buffer = 1;
-    request.region.size_bytes = kBytes;
-    registered = engine_->RegisterBuffer(engine_.caller(), std::move(request));
+  const absl::Status registered = RegisterAnd([&] {
+    EXPECT_TRUE(absl::IsUnavailable(Unregister()));
+    EXPECT_TRUE(absl::IsNotFound(engine_->FindBuffer(engine_.caller(), lease_.id, 1).status()));
   });
-  gate_.WaitUntilReached();
-  EXPECT_TRUE(absl::IsUnavailable(Unregister(lease)));
-  EXPECT_TRUE(absl::IsNotFound(engine_->FindBuffer(engine_.caller(), lease.id, 1).status()));
-  gate_.Open();
-  registration.join();
   EXPECT_TRUE(registered.ok()) << registered;
-  EXPECT_TRUE(Unregister(lease).ok());
+  EXPECT_TRUE(Unregister().ok());
 }
 
 // Whose process has gone in between.
 TEST_F(GatedBufferTest, NothingIsLeftOfARegistrationWhoseLeaseIsOver) {
-  const TestLease lease = Open();
-  const auto memory = *MakeSharedMemory(kBytes, ExtentUse::kTail);
-  lease.peer->shown[1] = std::move(memory->Export()->descriptor);
-  absl::Status registered;
-  std::thread registration([&] {
-    BufferRequest request;
-    request.lease_id = lease.id;
-    request.buffer = 1;
-    request.region.size_bytes = kBytes;
-    registered = engine_->RegisterBuffer(engine_.caller(), std::move(request));
-  });
-  gate_.WaitUntilReached();
-  engine_->ReleaseLease(lease.id);
-  gate_.Open();
-  registration.join();
+  const absl::Status registered = RegisterAnd([&] { engine_->ReleaseLease(lease_.id); });
   EXPECT_TRUE(absl::IsNotFound(registered)) << registered;
   EXPECT_EQ(engine_->mapping_usage().buffer_bytes, 0u);
 }

@@ -1,6 +1,7 @@
 #include "gpu/packkv/body.h"
 
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -142,6 +143,27 @@ TEST(PackKvBody, ChangedBytesAreRefusedOrHarmless) {
       view->Decode(head, Tensor::kKey, 0, absl::MakeSpan(values));
   }
   EXPECT_GT(refused, 500);
+}
+
+TEST(PackKvBody, WhatIsDamagedIsNamed) {
+  const Layer layer(1, 64, 1, 7);
+  const std::vector<std::byte> body = *EncodeBody(layer.source(), OptionsOf(16, Repacking::kNone));
+  const auto error = [&](size_t at, uint8_t value) {
+    std::vector<std::byte> changed = body;
+    changed[at] = std::byte{value};
+    return layer.View(changed).status();
+  };
+  EXPECT_EQ(error(8, 5), absl::DataLossError("segment pack_tokens is 5, expected 4, 8 or 16"));
+  EXPECT_EQ(error(10, 9), absl::DataLossError("segment k_bits is 9, expected at most 8"));
+  // Place 3 says token 2, which place 2 has; place 3 says a token that is none.
+  const size_t order = sizeof(BodyHeader) + offsetof(TokenTable, order);
+  EXPECT_EQ(error(order + 3, 2),
+            absl::DataLossError("segment order of block 0 is 2, expected each of 0..63 once"));
+  EXPECT_EQ(error(order + 3, 64),
+            absl::DataLossError("segment order of block 0 is 64, expected each of 0..63 once"));
+  const size_t entry = sizeof(BodyHeader) + sizeof(TokenTable);
+  EXPECT_EQ(error(entry, 0).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(error(entry + 8, 255).code(), absl::StatusCode::kDataLoss);
 }
 
 TEST(PackKvOptions, WhatIsWrongIsNamed) {
