@@ -400,6 +400,7 @@ class CudaMappedStream::OnDevice final : public CudaMappedStream, private Mapped
     const uint32_t row_count = static_cast<uint32_t>(queries.size() * kv_heads) * attend.tiles;
     for (uint32_t row = 0; row < row_count; row += kLaunchRowsMax) {
       attend.first_row = row;
+      attend.follows_cells = row == 0 && !keeps;
       attend.row_count = std::min(kLaunchRowsMax, row_count - row);
       absl::Status status = CudaStatus(LaunchAttend(attend, multiprocessors_, stream_), "attend");
       if (!status.ok()) return status;

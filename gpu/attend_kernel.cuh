@@ -85,6 +85,8 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
     for (int i = 0; i < kWarpBarriers; ++i) ptx::BarrierInit(&mine.barriers[i]);
     ptx::FenceBarrierInit();
   }
+  // Of AttendLaunch::follows_cells; returns at once otherwise.
+  cudaGridDependencySynchronize();
   const uint32_t largest_unit = FillPlanRows<kHeadDim>(p, rows, plan);
   const PlanGrid grid = GridFor(rows.begin[p.row_count], largest_unit, gridDim.x, blockDim.x / 32);
   if (blockIdx.x >= grid.ctas) return;

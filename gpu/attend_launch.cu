@@ -32,15 +32,15 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   const auto kernel = AttendKernel<kHeadDim, kTiles>;
   int device = 0;
   int shared_max = 0;
-  cudaFuncAttributes attributes;
+  cudaFuncAttributes function;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess)
     error = cudaDeviceGetAttribute(&shared_max, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&function, kernel);
   if (error != cudaSuccess) return error;
   const uint32_t row_bytes = PlanRows::Bytes(p.row_count);
   const uint32_t available = static_cast<uint32_t>(shared_max) -
-                             static_cast<uint32_t>(attributes.sharedSizeBytes) - row_bytes;
+                             static_cast<uint32_t>(function.sharedSizeBytes) - row_bytes;
   // As many warps as there is room for, and then larger rings.
   using Layout = WarpMemoryLayout<kHeadDim, kTiles>;
   const uint32_t piece_bytes =
@@ -57,9 +57,19 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   if (error != cudaSuccess) return error;
   const unsigned blocks = std::min(static_cast<unsigned>(multiprocessors), kLaunchBlocksMax);
   // Cooperative, as blocks wait for each other's parts of rows.
-  void* arguments[] = {&p};
-  return cudaLaunchCooperativeKernel(kernel, dim3(blocks), dim3(32 * warps), arguments,
-                                     shared_bytes, stream);
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeCooperative;
+  attributes[0].val.cooperative = 1;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(32 * warps);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = batch.follows_cells ? 2 : 1;
+  return cudaLaunchKernelEx(&config, kernel, p);
 }
 
 }  // namespace

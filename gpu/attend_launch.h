@@ -33,6 +33,10 @@ struct AttendLaunch {
   const AttendCell* cells = nullptr;
   // [cell][kv_heads]: BlockCostBytes of the head; anything for cells without `planes` runs.
   const uint32_t* block_cost_bytes = nullptr;
+  // The kernel before this on the stream makes the cells and says when it has begun
+  // (cudaTriggerProgrammaticLaunchCompletion): this one is launched beside it and waits for its
+  // end.
+  bool follows_cells = false;
   // Rows first_row .. first_row + row_count - 1 of all, 1 .. kLaunchRowsMax of them.
   uint32_t first_row = 0;
   uint32_t row_count = 0;

@@ -106,6 +106,8 @@ __device__ void ListExact(const MappedLayer& layer, uint32_t written, AttendCell
 __global__ void __launch_bounds__(kThreads)
     PrepareKernel(const __grid_constant__ MappedBatch batch, TokenWords words) {
   __shared__ unsigned long long first_not_finite;  // among K, then V
+  // The attend launch behind this may begin; it waits for this one's end (AttendLaunch).
+  cudaTriggerProgrammaticLaunchCompletion();
   const MappedQuery& query = batch.queries[blockIdx.x];
   const bool was_refused = query.flag->refusal != Refusal::kNone;
   const MappedLayer layer = *query.layer;

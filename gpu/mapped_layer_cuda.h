@@ -20,7 +20,8 @@ namespace kvdepot {
 // Writes the tokens of every query behind its layer's and makes the cells from what the layers then
 // have. Tokens are written all or none: if they do not fit or a value is not finite, the session's
 // flag is raised. Of a session whose flag is up, outputs and log-sum-exps become NaN here, and its
-// cell has no query, so that they stay it.
+// cell has no query, so that they stay it. What is launched behind it may say that it follows
+// (AttendLaunch::follows_cells).
 cudaError_t PrepareAttend(const MappedBatch& batch, cudaStream_t stream);
 
 // What AppendTokens works with, zero at first.
