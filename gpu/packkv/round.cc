@@ -45,16 +45,23 @@ unsigned Bits(const std::byte* bytes, size_t at, int bits) {
   return value;
 }
 
-// Where token `token` of a pack is in its plane of `width` bits a code: four tokens in a row lie in
-// four bytes of a word, or in four quarters of a smaller plane, so that a shift and a mask bring
-// them into a word together.
+// Where token `token` of a pack is in its part of the plane of `width` bits a code. In packs of 16,
+// tokens 2 i and 2 i + 1 are 16 bits apart where the part has them: a shift and a mask bring both
+// into the halves of a word, as operands of fp16 products lie.
 size_t BitOf(int pack_tokens, int width, int token) {
-  const int quarter = std::min(8, pack_tokens * width / 4);
-  const int tokens_of_word = 4 * quarter / width;
-  const int in_word = token % tokens_of_word;
-  const int bit =
-      token / tokens_of_word * 4 * quarter + in_word % 4 * quarter + in_word / 4 * width;
-  return static_cast<size_t>(bit);
+  if (pack_tokens != 16) return static_cast<size_t>(width * token);
+  const int odd = token % 2;
+  const int pair = token / 2;
+  switch (width) {
+    case 1:
+      return static_cast<size_t>(2 * (token % 8) + token / 8);
+    case 2:
+      return static_cast<size_t>(16 * odd + 4 * (pair % 4) + 2 * (pair / 4));
+    case 4:
+      return static_cast<size_t>(16 * odd + 4 * (pair % 4) + 32 * (pair / 4));
+    default:
+      return static_cast<size_t>(16 * odd + 8 * (pair % 2) + 32 * (pair / 2));
+  }
 }
 
 size_t WidthsAt(const RoundShape& shape) {
