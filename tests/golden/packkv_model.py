@@ -123,10 +123,10 @@ def read_body(body: bytes, blocks: int, heads: int, head_dim: int) -> tuple[np.n
 
 # Of place t in its part of a plane, packs of 16.
 _BITS_OF_16 = {
-    8: lambda t: 16 * (t % 2) + 8 * (t // 2 % 2) + 32 * (t // 4),
-    4: lambda t: 16 * (t % 2) + 4 * (t // 2 % 4) + 32 * (t // 8),
-    2: lambda t: 16 * (t % 2) + 4 * (t // 2 % 4) + 2 * (t // 8),
-    1: lambda t: 2 * (t % 8) + t // 8,
+    8: lambda t: 8 * t,
+    4: lambda t: 4 * t,
+    2: lambda t: 4 * (t % 8) + 2 * (t // 8),
+    1: lambda t: 4 * (t % 4) + 2 * (t % 8 // 4) + t // 8,
 }
 
 
