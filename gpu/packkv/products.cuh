@@ -79,11 +79,12 @@ struct KeySums {
         const uint32_t* const from = words + 64 * (round * KeyOperand<kHeadDim>::kSteps + i);
         const uint32_t low = from[g];
         const uint32_t high = from[32 + (g ^ 4)];
-        ptx::MmaSigned(sums, low & 0x0F0F0F0Fu, low & 0xF0F0F0F0u, high & 0x0F0F0F0Fu,
-                       high & 0xF0F0F0F0u, queries.words[i][0], queries.words[i][1]);
+        ptx::MmaSigned(sums, low & 0x0F0F0F0Fu, low, high & 0x0F0F0F0Fu, high, queries.words[i][0],
+                       queries.words[i][1]);
       }
       of[round][0] = 256 * sums[0] + sums[1];
-      of[round][1] = 256 * sums[2] + sums[3];
+      // Of both tokens' codes, less the first's.
+      of[round][1] = 256 * sums[2] + sums[3] - of[round][0];
     }
   }
 

@@ -34,8 +34,9 @@ KVDEPOT_HOST_DEVICE constexpr uint32_t RoundBytesMax(int head_dim, int code_bits
 // Codes of a lane's channels.
 using Nibbles = uint32_t[kLaneChannels][2];
 
-// What is the same for all rounds of a segment's K, or V, as a lane reads them.
-template <int kHeadDim>
+// What is the same for all rounds of a segment's K, or V, as a lane reads them. Codes have at most
+// kCodeBits bits: 3, which saves looking for planes of four, or 4.
+template <int kHeadDim, int kCodeBits>
 class RoundFormat {
  public:
   __device__ RoundFormat(uint32_t code_bits, int lane)
@@ -60,7 +61,7 @@ class RoundFormat {
   }
 
  private:
-  template <int>
+  template <int, int>
   friend class Round;
 
   uint32_t code_bits_;
@@ -75,12 +76,13 @@ class RoundFormat {
 
 // A round in shared memory, 16-byte aligned, as the lanes that read it see it; a word behind it may
 // be read.
-template <int kHeadDim>
+template <int kHeadDim, int kCodeBits>
 class Round {
  public:
   // Steps: Begin, AddLanes with 1, 2, 4 and so on below kRoundLanes, End, Read. Apart, so that
   // those of several rounds go on together.
-  __device__ __forceinline__ void Begin(const RoundFormat<kHeadDim>& format, const std::byte* at) {
+  __device__ __forceinline__ void Begin(const RoundFormat<kHeadDim, kCodeBits>& format,
+                                        const std::byte* at) {
     at_ = at;
     minima_ = Field(at + format.minima_at_, format.minima_shift_);
     widths_ = Field(at + format.widths_at_, format.widths_shift_);
@@ -92,7 +94,7 @@ class Round {
   __device__ __forceinline__ void AddLanes(int distance) {
     ptx::AddFromLanesBefore(through_, distance, kRoundLanes<kHeadDim>);
   }
-  __device__ __forceinline__ void End(const RoundFormat<kHeadDim>& format) {
+  __device__ __forceinline__ void End(const RoundFormat<kHeadDim, kCodeBits>& format) {
     const uint32_t all =
         __shfl_sync(kAllLanes, through_, kRoundLanes<kHeadDim> - 1, kRoundLanes<kHeadDim>);
     const uint32_t before = through_ - own_;
@@ -101,7 +103,7 @@ class Round {
     twos_ = twos + (before >> kTwosAt & kTwosMask);
     ones_ = twos + (all >> kTwosAt & kTwosMask) + (before & kOnesMask);
   }
-  __device__ __forceinline__ void Read(const RoundFormat<kHeadDim>& format,
+  __device__ __forceinline__ void Read(const RoundFormat<kHeadDim, kCodeBits>& format,
                                        Nibbles& nibbles) const {
     const std::byte* fours = fours_;
     const std::byte* twos = twos_;
@@ -114,7 +116,7 @@ class Round {
       uint32_t two = 0;
       uint32_t one = 0;
       uint32_t one_is = 1;
-      if ((widths_ & format.has_[c][2]) != 0) {
+      if (kCodeBits > 3 && (widths_ & format.has_[c][2]) != 0) {
         four = *reinterpret_cast<const uint2*>(fours);
         fours += 8;
       }
@@ -130,7 +132,7 @@ class Round {
       one |= one << 14;
       nibbles[c][0] =
           (one & 0x11111111u) * one_is + (least * 0x11111111u + (four.x | (two & 0x33333333u)));
-      nibbles[c][1] = (one >> 1 & 0x11111111u) * one_is +
+      nibbles[c][1] = ((one >> 1 | one << 13) & 0x11111111u) * one_is +
                       (least * 0x11111111u + (four.y | (two >> 2 & 0x33333333u)));
     }
   }
@@ -160,10 +162,11 @@ class Round {
 // Brings consecutive rounds, the first of which begins at `at`, up to Round::End: round i of them
 // is read by lanes that i modulo kRoundsAtOnce says. `units`: of each round. rounds[i] is what the
 // lane reads in pass i.
-template <int kHeadDim, int kCount>
+template <int kHeadDim, int kCodeBits, int kCount>
 __device__ __forceinline__ void BeginRounds(
-    const RoundFormat<kHeadDim>& format, const std::byte* at, const uint16_t (&units)[kCount],
-    int lane, Round<kHeadDim> (&rounds)[kCount / kRoundsAtOnce<kHeadDim>]) {
+    const RoundFormat<kHeadDim, kCodeBits>& format, const std::byte* at,
+    const uint16_t (&units)[kCount], int lane,
+    Round<kHeadDim, kCodeBits> (&rounds)[kCount / kRoundsAtOnce<kHeadDim>]) {
   constexpr int kAtOnce = kRoundsAtOnce<kHeadDim>;
   constexpr int kPasses = kCount / kAtOnce;
 #pragma unroll

@@ -82,6 +82,8 @@ class PackKvBench {
       const auto header = *reinterpret_cast<const packkv::BodyHeader*>(body.data());
       of_.k_bits = std::max<uint32_t>(of_.k_bits, header.k_bits);
       of_.v_bits = std::max<uint32_t>(of_.v_bits, header.v_bits);
+      of_.k_tile_bytes = std::max(of_.k_tile_bytes, LargestTile(body, packkv::Tensor::kKey));
+      of_.v_tile_bytes = std::max(of_.v_tile_bytes, LargestTile(body, packkv::Tensor::kValue));
     }
     for (int i = 0; i < segments_; ++i) bytes += Body(i).size();
     bytes_ = bytes;
@@ -126,12 +128,9 @@ class PackKvBench {
   void Decode(bool is_value, float* values) const {
     for (int head = 0; head < kv_heads_; ++head) {
       for (int i = 0; i < segments_; ++i) {
-        const std::vector<std::byte>& body = Body(i);
-        const auto view = packkv::BodyView::Validate(body, kv_heads_, kHeadDim, kSegmentBlocks);
-        KVDEPOT_CHECK(view.ok());
         const size_t count = static_cast<size_t>(kSegmentTokensMax) * kHeadDim;
-        view->Decode(head, is_value ? packkv::Tensor::kValue : packkv::Tensor::kKey, 0,
-                     {values, count});
+        ViewOf(Body(i)).Decode(head, is_value ? packkv::Tensor::kValue : packkv::Tensor::kKey, 0,
+                               {values, count});
         values += count;
       }
     }
@@ -140,6 +139,21 @@ class PackKvBench {
  private:
   const std::vector<std::byte>& Body(int segment) const {
     return bodies_[static_cast<size_t>(segment) % bodies_.size()];
+  }
+  packkv::BodyView ViewOf(const std::vector<std::byte>& body) const {
+    return Value(packkv::BodyView::Validate(body, kv_heads_, kHeadDim, kSegmentBlocks));
+  }
+  uint32_t LargestTile(const std::vector<std::byte>& body, packkv::Tensor tensor) const {
+    const packkv::BodyView view = ViewOf(body);
+    size_t largest = 0;
+    for (int block = 0; block < kSegmentBlocks; ++block) {
+      for (int head = 0; head < kv_heads_; ++head) {
+        size_t bytes = 0;
+        for (int r = 0; r < view.rounds(); ++r) bytes += view.round(block, head, tensor, r).size();
+        largest = std::max(largest, bytes);
+      }
+    }
+    return static_cast<uint32_t>(largest);
   }
   PackKvTokens Of(int copy) const {
     PackKvTokens of = of_;

@@ -1,7 +1,6 @@
-#include <cooperative_groups.h>
-
 #include <algorithm>
 
+#include "gpu/attend_parts.cuh"
 #include "gpu/cuda_ptx.cuh"
 #include "gpu/packkv/products.cuh"
 #include "gpu/packkv/round.cuh"
@@ -14,12 +13,12 @@ namespace {
 using packkv::kRounds;
 
 constexpr int kHeadDim = 128;
+constexpr int kKeyBits = 4;
+constexpr int kValueBits = 3;
 constexpr int kWarps = 8;
 // Thread blocks of a multiprocessor.
-constexpr int kKeyBlocks = 3;
+constexpr int kKeyBlocks = 2;
 constexpr int kValueBlocks = 2;
-// Of one head, whose sums are added up in the cluster.
-constexpr int kClusterMax = 8;
 constexpr uint32_t kSegmentBlocks = kSegmentTokensMax / kBlockTokens;
 constexpr int kSlots = 2;
 
@@ -29,8 +28,11 @@ constexpr uint32_t kExchange = packkv::kExchangeBytes;
 constexpr uint32_t kOutputBytes = packkv::kProductRows * kHeadDim * 4;
 constexpr uint32_t kSlotSlack = 16;  // a round's fields are read in whole words
 
-__host__ __device__ constexpr uint32_t SlotBytes(uint32_t code_bits, int rounds) {
-  return rounds * packkv::RoundBytesMax(kHeadDim, static_cast<int>(code_bits)) + kSlotSlack;
+// Of so many rounds of a tile.
+__host__ __device__ constexpr uint32_t SlotBytes(uint32_t code_bits, uint32_t tile_bytes,
+                                                 int rounds) {
+  const uint32_t most = rounds * packkv::RoundBytesMax(kHeadDim, static_cast<int>(code_bits));
+  return (most < tile_bytes ? most : tile_bytes) + kSlotSlack;
 }
 
 // Rounds of a tile that follow each other, as a warp's unit of work.
@@ -99,6 +101,8 @@ class Pieces {
     Load();
   }
   __device__ bool has() const { return has_; }
+  // What Next is going to return.
+  __device__ const Piece<kPieceRounds>& next() const { return loaded_; }
   // The next piece, once it is there; the one after is under way. All lanes.
   __device__ __forceinline__ Piece<kPieceRounds> Next(const std::byte** data) {
     const Piece<kPieceRounds> piece = loaded_;
@@ -183,13 +187,14 @@ template <int kPieceRounds>
 __global__ void __launch_bounds__(32 * kWarps, kKeyBlocks)
     KeyKernel(const __grid_constant__ PackKvTokens of, const __half* q, __half* scores) {
   extern __shared__ __align__(16) std::byte shared[];
+  __shared__ float2 row_numbers[packkv::kProductRows];  // unit and sum of queries
   __shared__ uint64_t barriers[kWarps][kSlots];
   const int lane = threadIdx.x % 32;
   const uint32_t warp = threadIdx.x / 32;
-  const uint32_t slot_bytes = SlotBytes(of.k_bits, kPieceRounds);
-  std::byte* const mine = shared + warp * (kSlots * slot_bytes + kExchange + kQueryBytes);
+  const uint32_t slot_bytes = SlotBytes(of.k_bits, of.k_tile_bytes, kPieceRounds);
+  float* const queries = reinterpret_cast<float*>(shared);
+  std::byte* const mine = shared + kQueryBytes + warp * (kSlots * slot_bytes + kExchange);
   std::byte* const exchange = mine + kSlots * slot_bytes;
-  float* const queries = reinterpret_cast<float*>(exchange + kExchange);
   if (lane < kSlots) ptx::BarrierInit(&barriers[warp][lane]);
   ptx::FenceBarrierInit();
   __syncwarp();
@@ -198,39 +203,28 @@ __global__ void __launch_bounds__(32 * kWarps, kKeyBlocks)
   const uint32_t step = blocks * kWarps;
   uint32_t index = warp * blocks + blockIdx.x / of.kv_heads;
   Pieces<kPieceRounds, false> pieces(of, head, index, step, mine, slot_bytes, barriers[warp], lane);
-  if (!pieces.has()) return;
   cudaGridDependencySynchronize();
-  uint2 bits[packkv::kProductRows] = {};
-#pragma unroll
-  for (int row = 0; row < packkv::kProductRows; ++row) {
-    if (row < of.rows)
-      bits[row] = reinterpret_cast<const uint2*>(q + (head * of.rows + row) * kHeadDim)[lane];
-  }
-  float factor = 0;
-  float query_sum = 0;
-#pragma unroll
-  for (int row = 0; row < packkv::kProductRows; ++row) {
-    if (row >= of.rows) {
-      reinterpret_cast<float4*>(queries + row * kHeadDim)[lane] = {0, 0, 0, 0};
-      continue;
-    }
-    const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&bits[row].x));
-    const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&bits[row].y));
+  if (warp < packkv::kProductRows) {
+    uint2 bits = {0, 0};
+    if (warp < of.rows)
+      bits = reinterpret_cast<const uint2*>(q + (head * of.rows + warp) * kHeadDim)[lane];
+    const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
+    const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
     const float largest = fmaxf(
         MaxOfWarp(fmaxf(fmaxf(fabsf(a.x), fabsf(a.y)), fmaxf(fabsf(b.x), fabsf(b.y)))), 1e-30f);
     const float sum = SumOfWarp(a.x + a.y + b.x + b.y);
     const float units = packkv::kQueryMax / largest;
-    reinterpret_cast<float4*>(queries + row * kHeadDim)[lane] = {a.x * units, a.y * units,
-                                                                 b.x * units, b.y * units};
-    if (lane % 4 == row) {
-      factor = largest / packkv::kQueryMax;
-      query_sum = sum;
-    }
+    reinterpret_cast<float4*>(queries + warp * kHeadDim)[lane] = {a.x * units, a.y * units,
+                                                                  b.x * units, b.y * units};
+    if (lane == 0) row_numbers[warp] = {largest / packkv::kQueryMax, sum};
   }
-  __syncwarp();
+  __syncthreads();
+  if (!pieces.has()) return;
+  const float factor = row_numbers[lane % 4].x;
+  const float query_sum = row_numbers[lane % 4].y;
   packkv::KeyOperand<kHeadDim> operand;
   operand.Make(queries, kHeadDim, lane);
-  const packkv::RoundFormat<kHeadDim> format(of.k_bits, lane);
+  const packkv::RoundFormat<kHeadDim, kKeyBits> format(of.k_bits, lane);
   const int g = lane / 4;
   const int t = lane % 4;
   __half* const to = scores + (head * of.rows + t) * static_cast<size_t>(of.tokens);
@@ -244,8 +238,8 @@ __global__ void __launch_bounds__(32 * kWarps, kKeyBlocks)
 #pragma unroll
     for (int r = 0; r < kPieceRounds; ++r)
       tokens[r].Load(piece, false, first_place + r * packkv::kPackTokens + 2 * g);
-    packkv::Round<kHeadDim> rounds[kPieceRounds];
-    packkv::BeginRounds<kHeadDim>(format, data, piece.units, lane, rounds);
+    packkv::Round<kHeadDim, kKeyBits> rounds[kPieceRounds];
+    packkv::BeginRounds(format, data, piece.units, lane, rounds);
     __half* const block = to + static_cast<size_t>(index / (kRounds / kPieceRounds)) * kBlockTokens;
 #pragma unroll
     for (int r = 0; r < kPieceRounds; ++r) {
@@ -271,14 +265,13 @@ __global__ void __launch_bounds__(32 * kWarps, kKeyBlocks)
 template <int kPieceRounds>
 __global__ void __launch_bounds__(32 * kWarps, kValueBlocks)
     ValueKernel(const __grid_constant__ PackKvTokens of, const __half* w, float* output,
-                uint32_t* counters, float* partials) {
+                uint64_t* words) {
   extern __shared__ __align__(16) std::byte shared[];
   __shared__ uint64_t barriers[kWarps][kSlots];
-  __shared__ uint32_t arrived;
   constexpr int kOutputs = packkv::kProductRows * kHeadDim;
   const int lane = threadIdx.x % 32;
   const uint32_t warp = threadIdx.x / 32;
-  const uint32_t slot_bytes = SlotBytes(of.v_bits, kPieceRounds);
+  const uint32_t slot_bytes = SlotBytes(of.v_bits, of.v_tile_bytes, kPieceRounds);
   float* const all = reinterpret_cast<float*>(shared);  // [warp][row][channel]
   float* const outputs = all + warp * kOutputs;
   std::byte* const mine =
@@ -292,47 +285,51 @@ __global__ void __launch_bounds__(32 * kWarps, kValueBlocks)
   const uint32_t step = blocks * kWarps;
   uint32_t index = warp * blocks + blockIdx.x % blocks;
   Pieces<kPieceRounds, true> pieces(of, head, index, step, mine, slot_bytes, barriers[warp], lane);
-  const packkv::RoundFormat<kHeadDim> format(of.v_bits, lane);
+  const packkv::RoundFormat<kHeadDim, kValueBits> format(of.v_bits, lane);
   const int g = lane / 4;
   const int t = lane % 4;
   const uint32_t row = min(t, of.rows - 1);
   const __half* const from = w + (head * of.rows + row) * static_cast<size_t>(of.tokens);
-  for (int i = lane; i < kOutputs; i += 32) outputs[i] = 0;
   packkv::ValueSums<kHeadDim> sums;
   sums.Clear();
   packkv::ValueUnit unit;
   float zeros = 0;
   uint32_t pieces_since = 0;  // the sums were taken
+  bool has_outputs = false;
   const auto take = [&] {
-    if (pieces_since == 0) return;
     sums.ForEach(lane, [&](int channel, float sum) {
       float& output = outputs[t * kHeadDim + channel];
-      output = fmaf(sum, unit.weight(), output);
+      output = fmaf(sum, unit.weight(), has_outputs ? output : 0.0f);
     });
     sums.Clear();
     pieces_since = 0;
+    has_outputs = true;
   };
+  TwoTokens tokens[kPieceRounds];
+  const auto load_tokens = [&] {
+    if (!pieces.has()) return;
+    const int first_place =
+        static_cast<int>(index % (kRounds / kPieceRounds)) * kPieceRounds * packkv::kPackTokens;
+#pragma unroll
+    for (int r = 0; r < kPieceRounds; ++r)
+      tokens[r].Load(pieces.next(), true, first_place + r * packkv::kPackTokens + 2 * g);
+  };
+  load_tokens();
   cudaGridDependencySynchronize();
 #pragma unroll 1
   while (pieces.has()) {
-    const std::byte* data;
-    const Piece<kPieceRounds> piece = pieces.Next(&data);
-    const int first_place =
-        static_cast<int>(index % (kRounds / kPieceRounds)) * kPieceRounds * packkv::kPackTokens;
     const __half* const block =
         from + static_cast<size_t>(index / (kRounds / kPieceRounds)) * kBlockTokens;
-    TwoTokens tokens[kPieceRounds];
-#pragma unroll
-    for (int r = 0; r < kPieceRounds; ++r)
-      tokens[r].Load(piece, true, first_place + r * packkv::kPackTokens + 2 * g);
-    packkv::Round<kHeadDim> rounds[kPieceRounds];
-    packkv::BeginRounds<kHeadDim>(format, data, piece.units, lane, rounds);
     __half chosen[kPieceRounds][2];
 #pragma unroll
     for (int r = 0; r < kPieceRounds; ++r) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) chosen[r][i] = block[tokens[r].token(i)];
     }
+    const std::byte* data;
+    const Piece<kPieceRounds> piece = pieces.Next(&data);
+    packkv::Round<kHeadDim, kValueBits> rounds[kPieceRounds];
+    packkv::BeginRounds(format, data, piece.units, lane, rounds);
     packkv::Nibbles nibbles[2];
     rounds[0].Read(format, nibbles[0]);
     rounds[1].Read(format, nibbles[1]);
@@ -347,11 +344,13 @@ __global__ void __launch_bounds__(32 * kWarps, kValueBlocks)
         largest = fmaxf(largest, weights[r][i]);
       }
     }
+    index += step;
+    load_tokens();
 #pragma unroll
     for (int distance = 4; distance < 32; distance *= 2)
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, distance));
     if (__any_sync(kAllLanes, !unit.Holds(largest)) || pieces_since == packkv::kValueBlocksMax) {
-      take();
+      if (pieces_since > 0) take();
       unit.Grow(largest);
     }
     ++pieces_since;
@@ -368,55 +367,58 @@ __global__ void __launch_bounds__(32 * kWarps, kValueBlocks)
       sums.Add(nibbles, operand, exchange, lane);
       __syncwarp();
     }
-    index += step;
   }
-  take();
 #pragma unroll
   for (int distance = 4; distance < 32; distance *= 2)
     zeros += __shfl_xor_sync(kAllLanes, zeros, distance);
+  take();
   __syncwarp();
   for (int channel = g; channel < kHeadDim; channel += 8) outputs[t * kHeadDim + channel] += zeros;
-  // Of the warps, then of the cluster's blocks, a slice each, then of the head's clusters.
+  // Of the warps, then of the head's blocks.
   __syncthreads();
   const uint32_t count = of.rows * kHeadDim;
+  float* const to = output + head * count;
   for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) {
     float sum = 0;
 #pragma unroll
     for (int k = 0; k < kWarps; ++k) sum += all[k * kOutputs + i];
     all[i] = sum;
   }
-  const cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
-  cluster.sync();
-  const uint32_t ranks = cluster.num_blocks();
-  const uint32_t rank = cluster.block_rank();
-  const uint32_t clusters = blocks / ranks;  // of the head
-  const uint32_t of_head = blockIdx.x % blocks / ranks;
-  const uint32_t slice = count / ranks;
-  float* const to = output + head * count;
-  const uint32_t mine_at = rank * slice + threadIdx.x;
-  if (threadIdx.x < slice) {
-    float sum = 0;
-#pragma unroll
-    for (uint32_t k = 0; k < kClusterMax; ++k) {
-      if (k < ranks) sum += cluster.map_shared_rank(all, k)[mine_at];
-    }
-    (clusters == 1 ? to : partials + (head * clusters + of_head) * kOutputs)[mine_at] = sum;
-  }
-  cluster.sync();
-  if (clusters == 1) return;
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) arrived = atomicInc(&counters[head * kClusterMax + rank], clusters - 1);
-  __syncthreads();
-  if (arrived != clusters - 1) return;
-  __threadfence();
-  if (threadIdx.x < slice) {
-    float sum = 0;
-#pragma unroll 8
-    for (uint32_t k = 0; k < clusters; ++k)
-      sum += __ldcg(partials + (head * clusters + k) * kOutputs + mine_at);
-    to[mine_at] = sum;
+  if (blocks == 1) {
+    for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) to[i] = all[i];
+    return;
   }
+  // Words say themselves that they have arrived (gpu/attend_parts.cuh): pairs of outputs of every
+  // block go to the block that adds them up. All blocks are resident.
+  const uint32_t pairs = count / 2;
+  const uint32_t own = (pairs + blocks - 1) / blocks;
+  const uint32_t of_head = blockIdx.x % blocks;
+  uint64_t* const mailbox = words + static_cast<size_t>(head * blocks) * kOutputs;
+  for (uint32_t i = threadIdx.x; i < pairs; i += blockDim.x)
+    TwoWords::Send(mailbox + of_head * kOutputs + 2 * i, all[2 * i], all[2 * i + 1]);
+  __syncthreads();
+  float2* const arrived = reinterpret_cast<float2*>(all);  // [block][pair of own]
+  for (uint32_t i = threadIdx.x; i < own * blocks; i += blockDim.x) {
+    const uint32_t pair = of_head * own + i % own;
+    if (pair >= pairs) continue;
+    uint64_t* const at = mailbox + i / own * kOutputs + 2 * pair;
+    TwoWords two;
+    do {
+      two.Load(at);
+    } while (!two.arrived());
+    TwoWords::Clear(at);
+    arrived[i] = {two.first(), two.second()};
+  }
+  __syncthreads();
+  const uint32_t pair = of_head * own + threadIdx.x;
+  if (threadIdx.x >= own || pair >= pairs) return;
+  float2 sum = {0, 0};
+  for (uint32_t k = 0; k < blocks; ++k) {
+    const float2 part = arrived[k * own + threadIdx.x];
+    sum = {sum.x + part.x, sum.y + part.y};
+  }
+  reinterpret_cast<float2*>(to)[pair] = sum;
 }
 
 // Of one head, which has so many pieces.
@@ -425,30 +427,23 @@ int BlocksFor(const PackKvTokens& of, int all, uint32_t pieces) {
   return std::min(all / static_cast<int>(of.kv_heads), needed);
 }
 
-constexpr uint32_t kHeadsMax = 8;
-constexpr uint32_t kCountersBytes = kHeadsMax * kClusterMax * sizeof(uint32_t);
-
 // Behind another launch, whose end it waits for on the device.
 template <class... Parameters, class... Arguments>
-cudaError_t Launch(void (*kernel)(Parameters...), int blocks, int cluster, uint32_t shared_bytes,
+cudaError_t Launch(void (*kernel)(Parameters...), int blocks, uint32_t shared_bytes,
                    cudaStream_t stream, Arguments... arguments) {
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
-  attributes[1].val.clusterDim.y = 1;
-  attributes[1].val.clusterDim.z = 1;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(32 * kWarps);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 
@@ -456,52 +451,48 @@ template <int kPieceRounds>
 cudaError_t LaunchKeys(const PackKvTokens& of, const __half* q, __half* scores, int multiprocessors,
                        cudaStream_t stream) {
   const uint32_t bytes =
-      kWarps * (kSlots * SlotBytes(of.k_bits, kPieceRounds) + kExchange + kQueryBytes);
+      kQueryBytes +
+      kWarps * (kSlots * SlotBytes(of.k_bits, of.k_tile_bytes, kPieceRounds) + kExchange);
   const uint32_t pieces = of.tokens / kBlockTokens * (kRounds / kPieceRounds);
   const int blocks = BlocksFor(of, multiprocessors * kKeyBlocks, pieces);
-  return Launch(KeyKernel<kPieceRounds>, blocks * static_cast<int>(of.kv_heads), 1, bytes, stream,
-                of, q, scores);
+  return Launch(KeyKernel<kPieceRounds>, blocks * static_cast<int>(of.kv_heads), bytes, stream, of,
+                q, scores);
 }
 
 template <int kPieceRounds>
 cudaError_t LaunchValues(const PackKvTokens& of, const __half* w, float* output,
                          std::byte* workspace, int multiprocessors, cudaStream_t stream) {
   const uint32_t bytes =
-      kWarps * (kOutputBytes + kSlots * SlotBytes(of.v_bits, kPieceRounds) + 2 * kExchange);
+      kWarps *
+      (kOutputBytes + kSlots * SlotBytes(of.v_bits, of.v_tile_bytes, kPieceRounds) + 2 * kExchange);
   const uint32_t pieces = of.tokens / kBlockTokens * (kRounds / kPieceRounds);
-  int blocks = BlocksFor(of, multiprocessors * kValueBlocks, pieces);
-  // Smaller clusters find a place more easily where they fill the device.
-  const int most = blocks > 2 * kClusterMax ? 4 : kClusterMax;
-  int cluster = 1;
-  while (2 * cluster <= std::min(blocks, most)) cluster *= 2;
-  blocks -= blocks % cluster;
-  return Launch(ValueKernel<kPieceRounds>, blocks * static_cast<int>(of.kv_heads), cluster, bytes,
-                stream, of, w, output, reinterpret_cast<uint32_t*>(workspace),
-                reinterpret_cast<float*>(workspace + kCountersBytes));
+  const int blocks = BlocksFor(of, multiprocessors * kValueBlocks, pieces);
+  return Launch(ValueKernel<kPieceRounds>, blocks * static_cast<int>(of.kv_heads), bytes, stream,
+                of, w, output, reinterpret_cast<uint64_t*>(workspace));
 }
 
-// Whole tiles once every warp has one.
-bool HasTileForEveryWarp(const PackKvTokens& of, int blocks) {
-  return of.tokens / kBlockTokens * of.kv_heads >= static_cast<uint32_t>(blocks * kWarps);
+// Whole tiles once most warps have one.
+bool HasTileForMostWarps(const PackKvTokens& of, int blocks) {
+  return of.tokens / kBlockTokens * of.kv_heads * 2 > static_cast<uint32_t>(blocks * kWarps);
 }
 
 }  // namespace
 
 cudaError_t LaunchKeyProducts(const PackKvTokens& of, const __half* q, __half* scores,
                               int multiprocessors, cudaStream_t stream) {
-  return HasTileForEveryWarp(of, multiprocessors * kKeyBlocks)
+  return HasTileForMostWarps(of, multiprocessors * kKeyBlocks)
              ? LaunchKeys<kRounds>(of, q, scores, multiprocessors, stream)
              : LaunchKeys<1>(of, q, scores, multiprocessors, stream);
 }
 
 size_t ValueProductsWorkspaceBytes(int multiprocessors) {
-  return kCountersBytes + sizeof(float) * packkv::kProductRows * kHeadDim *
-                              static_cast<size_t>(multiprocessors * kValueBlocks);
+  return sizeof(uint64_t) * packkv::kProductRows * kHeadDim *
+         static_cast<size_t>(multiprocessors * kValueBlocks);
 }
 
 cudaError_t LaunchValueProducts(const PackKvTokens& of, const __half* w, float* output,
                                 std::byte* workspace, int multiprocessors, cudaStream_t stream) {
-  return HasTileForEveryWarp(of, multiprocessors * kValueBlocks)
+  return HasTileForMostWarps(of, multiprocessors * kValueBlocks)
              ? LaunchValues<kRounds>(of, w, output, workspace, multiprocessors, stream)
              : LaunchValues<2>(of, w, output, workspace, multiprocessors, stream);
 }

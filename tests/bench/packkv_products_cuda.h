@@ -11,7 +11,8 @@
 
 namespace kvdepot {
 
-// Bodies of segments of 1,024 tokens, packs of 16, codes of at most 4 bits; device memory.
+// Bodies of segments of 1,024 tokens, packs of 16, codes of at most 4 bits (K) and 3 (V); device
+// memory.
 struct PackKvTokens {
   const std::byte* const* bodies = nullptr;  // [tokens / 1024]
   uint32_t tokens = 0;                       // a multiple of 1,024
@@ -19,6 +20,9 @@ struct PackKvTokens {
   uint32_t rows = 0;                         // query rows of a KV head, 1 to 4
   uint32_t k_bits = 0;
   uint32_t v_bits = 0;
+  // Of the largest tiles.
+  uint32_t k_tile_bytes = 0;
+  uint32_t v_tile_bytes = 0;
 };
 
 // scores [kv_head][row][token] = k . q, of q [kv_head][row][channel]. head_dim 128.
