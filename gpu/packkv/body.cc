@@ -14,27 +14,6 @@
 namespace kvdepot::packkv {
 namespace {
 
-// Of tiles, and what the directory counts in.
-constexpr size_t kUnitBytes = 16;
-
-// An entry of the directory: where the tile of K and that of V begin, in units from the body's
-// begin, and how many units each of their rounds has.
-size_t EntryBytes(int pack_tokens) {
-  return 2 * sizeof(uint32_t) +
-         2 * sizeof(uint16_t) * static_cast<size_t>(kBlockTokens / pack_tokens);
-}
-
-size_t DirectoryAt(int blocks) {
-  return sizeof(BodyHeader) + static_cast<size_t>(blocks) * sizeof(TokenTable);
-}
-
-size_t TilesAt(int kv_heads, int blocks, int pack_tokens) {
-  const size_t end = DirectoryAt(blocks) + static_cast<size_t>(blocks) *
-                                               static_cast<size_t>(kv_heads) *
-                                               EntryBytes(pack_tokens);
-  return (end + kUnitBytes - 1) / kUnitBytes * kUnitBytes;
-}
-
 // K or V of an exact extent as [token][kv_head][channel].
 std::vector<float> ValuesOf(const SealBlocks& source, size_t block, Tensor tensor) {
   const size_t heads = static_cast<size_t>(source.shape.kv_heads);
@@ -111,10 +90,7 @@ absl::Status Damaged(absl::string_view field, uint64_t value, absl::string_view 
 
 size_t BodyBytesMax(const LayerShape& shape, const Options& options, int blocks) {
   const auto tile_bytes = [&](float relative_scale) {
-    // Largest and smallest value may each be rounded away from the other, and the step is bf16.
-    const int codes = static_cast<int>(1 / relative_scale * (1 + 1.0f / 128)) + 2;
-    const RoundShape round{options.pack_tokens, shape.head_dim,
-                           std::min(8, 32 - __builtin_clz(static_cast<unsigned>(codes)))};
+    const RoundShape round{options.pack_tokens, shape.head_dim, CodeBitsMax(relative_scale)};
     return RoundBytesMax(round) * static_cast<size_t>(kBlockTokens / options.pack_tokens);
   };
   return TilesAt(shape.kv_heads, blocks, options.pack_tokens) +

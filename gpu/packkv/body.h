@@ -14,34 +14,13 @@
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "gpu/backend.h"
+#include "gpu/packkv/format.h"
 #include "gpu/packkv/options.h"
 #include "gpu/packkv/round.h"
 
 namespace kvdepot::packkv {
 
 enum class Tensor { kKey, kValue };
-
-struct BodyHeader {
-  float k_relative_scale;
-  float v_relative_scale;
-  uint8_t pack_tokens;
-  uint8_t repacking;
-  // Of codes, and so of minima.
-  uint8_t k_bits;
-  uint8_t v_bits;
-  uint8_t zero[52];
-};
-static_assert(sizeof(BodyHeader) == 64, "gpu/FORMAT.md");
-
-// Of a block's tokens, by place.
-struct TokenTable {
-  uint16_t k_scale[kBlockTokens];  // bf16
-  uint16_t v_scale[kBlockTokens];
-  int16_t k_zero[kBlockTokens];
-  int16_t v_zero[kBlockTokens];
-  uint8_t order[kBlockTokens];  // the token at each place
-};
-static_assert(sizeof(TokenTable) == 576, "gpu/FORMAT.md");
 
 size_t BodyBytesMax(const LayerShape& shape, const Options& options, int blocks);
 
