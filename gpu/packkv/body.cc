@@ -90,10 +90,7 @@ absl::Status Damaged(absl::string_view field, uint64_t value, absl::string_view 
 
 size_t BodyBytesMax(const LayerShape& shape, const Options& options, int blocks) {
   const auto tile_bytes = [&](float relative_scale) {
-    // Largest and smallest value may each be rounded away from the other, and the step is bf16.
-    const int codes = static_cast<int>(1 / relative_scale * (1 + 1.0f / 128)) + 2;
-    const RoundShape round{options.pack_tokens, shape.head_dim,
-                           std::min(8, 32 - __builtin_clz(static_cast<unsigned>(codes)))};
+    const RoundShape round{options.pack_tokens, shape.head_dim, CodeBitsMax(relative_scale)};
     return RoundBytesMax(round) * static_cast<size_t>(kBlockTokens / options.pack_tokens);
   };
   return TilesAt(shape.kv_heads, blocks, options.pack_tokens) +

@@ -43,6 +43,16 @@ KVDEPOT_HOST_DEVICE constexpr size_t EntryBytes(int pack_tokens) {
          2 * sizeof(uint16_t) * static_cast<size_t>(kBlockTokens / pack_tokens);
 }
 
+// Where an entry says the rounds' units, K's or V's.
+KVDEPOT_HOST_DEVICE constexpr size_t EntryUnitsAt(bool is_key, int pack_tokens) {
+  const size_t before = is_key ? 0 : static_cast<size_t>(kBlockTokens / pack_tokens);
+  return 2 * sizeof(uint32_t) + sizeof(uint16_t) * before;
+}
+
+KVDEPOT_HOST_DEVICE constexpr size_t TokenTableAt(int block) {
+  return sizeof(BodyHeader) + static_cast<size_t>(block) * sizeof(TokenTable);
+}
+
 KVDEPOT_HOST_DEVICE constexpr size_t DirectoryAt(int blocks) {
   return sizeof(BodyHeader) + static_cast<size_t>(blocks) * sizeof(TokenTable);
 }
@@ -67,6 +77,19 @@ KVDEPOT_HOST_DEVICE constexpr size_t RoundHeaderBytes(int head_dim, int code_bit
   const size_t bytes = channels * static_cast<size_t>(code_bits) / 8 +
                        channels * static_cast<size_t>(WidthCodeBits(code_bits)) / 8;
   return (bytes + kUnitBytes - 1) / kUnitBytes * kUnitBytes;
+}
+
+// How many bits of a code of `width` bits lie in planes before that of `plane` bits.
+KVDEPOT_HOST_DEVICE constexpr int BitsBelow(int width, int plane) {
+  return width / (2 * plane) * 2 * plane;
+}
+
+// Where token `token` of a pack is in its part of the plane of `plane` bits a code. In packs of 16 a
+// few shifts and masks bring a part into two words in which token t has nibble t % 8.
+KVDEPOT_HOST_DEVICE constexpr int BitOf(int pack_tokens, int plane, int token) {
+  if (pack_tokens == 16 && plane == 2) return 4 * (token % 8) + token / 8 * 2;
+  if (pack_tokens == 16 && plane == 1) return 4 * (token % 4) + token % 8 / 4 * 2 + token / 8;
+  return plane * token;
 }
 
 }  // namespace kvdepot::packkv

@@ -38,6 +38,9 @@ struct QuantizedBlock {
 // below which bf16 loses digits; a value x becomes round(x / step), half to even.
 QuantizedBlock Quantize(absl::Span<const float> values, float relative_scale);
 
+// No code needs more bits.
+int CodeBitsMax(float relative_scale);
+
 }  // namespace kvdepot::packkv
 
 #endif  // KVDEPOT_GPU_PACKKV_QUANTIZE_H_

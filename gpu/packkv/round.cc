@@ -11,6 +11,7 @@ namespace kvdepot::packkv {
 namespace {
 
 constexpr size_t kAlignment = 16;
+
 // A width is a sum of these; the first of them hold the lower bits of a code.
 constexpr int kPlaneWidths[] = {8, 4, 2, 1};
 
@@ -45,16 +46,6 @@ unsigned Bits(const std::byte* bytes, size_t at, int bits) {
   return value;
 }
 
-// Where token `token` of a pack is in its part of the plane of `width` bits a code. In packs of 16
-// a few shifts and masks bring a part into two words in which token t has nibble t % 8.
-size_t BitOf(int pack_tokens, int width, int token) {
-  if (pack_tokens == 16 && width == 2) return static_cast<size_t>(4 * (token % 8) + token / 8 * 2);
-  if (pack_tokens == 16 && width == 1) {
-    return static_cast<size_t>(4 * (token % 4) + token % 8 / 4 * 2 + token / 8);
-  }
-  return static_cast<size_t>(width * token);
-}
-
 size_t WidthsAt(const RoundShape& shape) {
   return BytesOf(static_cast<size_t>(shape.head_dim) * static_cast<size_t>(shape.code_bits));
 }
@@ -74,8 +65,7 @@ size_t ForEachPlane(const RoundShape& shape, const Widths& widths, const Visit& 
     for (int channel = 0; channel < shape.head_dim; ++channel) {
       const int width = widths(channel);
       if ((width & plane) == 0) continue;
-      const int below = width / (2 * plane) * 2 * plane;
-      visit(channel, plane, below, at);
+      visit(channel, plane, BitsBelow(width, plane), at);
       at += static_cast<size_t>(plane * shape.pack_tokens);
     }
     at = 8 * BytesOf(at);
@@ -126,8 +116,8 @@ void AppendRound(const RoundShape& shape, absl::Span<const uint8_t> codes,
       const size_t c = static_cast<size_t>(channel);
       const unsigned offset =
           static_cast<unsigned>(codes[static_cast<size_t>(token) * channels + c] - least[c]);
-      planes.Put(at + BitOf(shape.pack_tokens, plane, token), offset >> below & ((1u << plane) - 1),
-                 plane);
+      planes.Put(at + static_cast<size_t>(BitOf(shape.pack_tokens, plane, token)),
+                 offset >> below & ((1u << plane) - 1), plane);
     }
   });
 }
@@ -174,7 +164,8 @@ void ReadRound(const RoundShape& shape, const std::byte* round, absl::Span<uint8
       shape, [&](int channel) { return WidthOf(shape, round, channel); },
       [&](int channel, int plane, int below, size_t at) {
         for (int token = 0; token < shape.pack_tokens; ++token) {
-          const unsigned part = Bits(planes, at + BitOf(shape.pack_tokens, plane, token), plane);
+          const unsigned part =
+              Bits(planes, at + static_cast<size_t>(BitOf(shape.pack_tokens, plane, token)), plane);
           uint8_t& code =
               codes[static_cast<size_t>(token) * channels + static_cast<size_t>(channel)];
           code = static_cast<uint8_t>(code + (part << below));
