@@ -16,13 +16,18 @@
 #include "gpu/attend_row.cuh"
 #include "gpu/attend_state.cuh"
 #include "gpu/attend_warp_memory.cuh"
+#include "gpu/packkv/attend_range.cuh"
 #include "gpu/planes/attend_range.cuh"
 #include "gpu/raw/attend_range.cuh"
 
 namespace kvdepot {
 
+// How many blocks of a launch a multiprocessor holds.
+template <Codec kCodec>
+inline constexpr int kBlocksPerMultiprocessor = kCodec == Codec::kPackKv ? 2 : 1;
+
 // A warp's share of one row: units [begin, end).
-template <int kHeadDim, int kTiles>
+template <int kHeadDim, int kTiles, Codec kCodec>
 __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const RowView& view,
                                             uint32_t begin, uint32_t end,
                                             const WarpMemory<kHeadDim>& memory,
@@ -35,16 +40,23 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
     // Before the records, which they would have to wait for.
     QueryLoad<kHeadDim, kRows> queries;
     queries.Begin(view, p.dtype, lane);
-    queries.BeginOrder(cell.heads[view.kv_head].k_order, lane);
+    if constexpr (kCodec == Codec::kPlanes)
+      queries.BeginOrder(cell.heads[view.kv_head].k_order, lane);
     const auto prepare = [&] {
       state.Clear(kRows, lane);
       queries.End(cell.scale, p.dtype, lane, memory.q);
-      queries.SortByPlace(lane, memory.q);
+      if constexpr (kCodec == Codec::kPlanes) queries.SortByPlace(lane, memory.q);
       return RowLimits::Of(view, kRows, p.sliding_window);
     };
-    planes::AttendRange<kHeadDim, kTiles>(cell, view.kv_head, p.header_bytes, begin,
-                                          min(end, planes_units), p.soft_cap, memory, ring, state,
-                                          lane, prepare);
+    if constexpr (kCodec == Codec::kPlanes) {
+      planes::AttendRange<kHeadDim, kTiles>(cell, view.kv_head, p.header_bytes, begin,
+                                            min(end, planes_units), p.soft_cap, memory, ring, state,
+                                            lane, prepare);
+    } else {
+      packkv::AttendRange<kHeadDim>(cell, view.kv_head, p.kv_heads.divisor, p.header_bytes, begin,
+                                    min(end, planes_units), p.soft_cap, memory, ring, state, lane,
+                                    prepare);
+    }
   } else {
     state.Clear(kRows, lane);
   }
@@ -67,8 +79,8 @@ __device__ float* Spill(float* spills, uint32_t warp, const RowState<kHeadDim>& 
   return to;
 }
 
-template <int kHeadDim, int kTiles>
-__global__ void __launch_bounds__(32 * kWarpsMax, 1)
+template <int kHeadDim, int kTiles, Codec kCodec>
+__global__ void __launch_bounds__(kCodec == Codec::kPackKv ? 224 : 256, kBlocksPerMultiprocessor<kCodec>)
     AttendKernel(const __grid_constant__ AttendParameters p) {
   constexpr int kRows = 4 * kTiles;
   extern __shared__ __align__(16) std::byte shared[];
@@ -76,7 +88,7 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
   __shared__ MergeMemory merge;
   const uint32_t warp = Uniform(threadIdx.x / 32);
   const int lane = threadIdx.x % 32;
-  const WarpMemoryLayout<kHeadDim, kTiles> memory(p.ring_bytes);
+  const WarpMemoryLayout<kHeadDim, kTiles, kCodec> memory(p.ring_bytes);
   std::byte* const warps = shared + PlanRows::Bytes(p.row_count);
   const WarpMemory<kHeadDim> mine = memory.Of(warps, warp);
 
@@ -103,7 +115,7 @@ __global__ void __launch_bounds__(32 * kWarpsMax, 1)
     const uint32_t unit_begin = row == begin.row ? begin.unit : 0;
     const uint32_t unit_end = row == end.row ? end.unit : units;
     const RowState<kHeadDim> state{mine.state};
-    AttendUnits<kHeadDim, kTiles>(p, view, unit_begin, unit_end, mine, ring, state, lane);
+    AttendUnits<kHeadDim, kTiles, kCodec>(p, view, unit_begin, unit_end, mine, ring, state, lane);
     if (unit_begin == 0 && unit_end == units) {
       for (int at = 0; at < kRows; ++at)
         MergedRow<kHeadDim>::Of(state, at, lane).StoreResult(view, at, lane);

@@ -7,11 +7,39 @@
 namespace kvdepot {
 namespace {
 
-constexpr size_t kStateBytesMax = sizeof(float) * RowState<256>::Floats(8);
-constexpr size_t kPartsBytes = 2 * kLaunchBlocksMax * 8 * sizeof(uint64_t) * Parts<256>::kRowWords;
-constexpr size_t kSpillsBytes = kLaunchBlocksMax * kWarpsMax * kStateBytesMax;
+template <int kHeadDim, int kRows, Codec kCodec>
+constexpr size_t PartsBytes() {
+  return 2 * kLaunchMultiprocessorsMax * kBlocksPerMultiprocessor<kCodec> * kRows *
+         sizeof(uint64_t) * Parts<kHeadDim>::kRowWords;
+}
+template <int kHeadDim, int kRows, Codec kCodec>
+constexpr size_t SpillsBytes() {
+  return kLaunchMultiprocessorsMax * kBlocksPerMultiprocessor<kCodec> * kWarpsMax * sizeof(float) *
+         RowState<kHeadDim>::Floats(kRows);
+}
+constexpr size_t kPartsBytes = PartsBytes<256, 8, Codec::kPlanes>();
+constexpr size_t kSpillsBytes = SpillsBytes<256, 8, Codec::kPlanes>();
+static_assert(PartsBytes<128, 4, Codec::kPackKv>() <= kPartsBytes, "one workspace for all");
+static_assert(SpillsBytes<128, 4, Codec::kPackKv>() <= kSpillsBytes, "one workspace for all");
 
-template <int kHeadDim, int kTiles>
+// Shared memory that a block may have.
+cudaError_t SharedMemoryMax(int blocks_per_multiprocessor, int* bytes) {
+  int device = 0;
+  int of_block = 0;
+  int of_multiprocessor = 0;
+  int reserved = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  const auto ask = [&](cudaDeviceAttr attribute, int* value) {
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, device);
+  };
+  ask(cudaDevAttrMaxSharedMemoryPerBlockOptin, &of_block);
+  ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor, &of_multiprocessor);
+  ask(cudaDevAttrReservedSharedMemoryPerBlock, &reserved);
+  *bytes = std::min(of_block, of_multiprocessor / blocks_per_multiprocessor - reserved);
+  return error;
+}
+
+template <int kHeadDim, int kTiles, Codec kCodec>
 cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t stream) {
   AttendParameters p;
   p.cells = batch.cells;
@@ -29,24 +57,27 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   p.parts = reinterpret_cast<uint64_t*>(batch.workspace);
   p.spills = reinterpret_cast<float*>(batch.workspace + kPartsBytes);
 
-  const auto kernel = AttendKernel<kHeadDim, kTiles>;
-  int device = 0;
+  const auto kernel = AttendKernel<kHeadDim, kTiles, kCodec>;
+  constexpr int kBlocks = kBlocksPerMultiprocessor<kCodec>;
   int shared_max = 0;
   cudaFuncAttributes function;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&shared_max, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  cudaError_t error = SharedMemoryMax(kBlocks, &shared_max);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&function, kernel);
   if (error != cudaSuccess) return error;
   const uint32_t row_bytes = PlanRows::Bytes(p.row_count);
   const uint32_t available = static_cast<uint32_t>(shared_max) -
                              static_cast<uint32_t>(function.sharedSizeBytes) - row_bytes;
   // As many warps as there is room for, and then larger rings.
-  using Layout = WarpMemoryLayout<kHeadDim, kTiles>;
-  const uint32_t piece_bytes =
-      std::max(batch.record_bytes_max, raw::RingPieceBytes(kHeadDim, batch.dtype));
-  const uint32_t warps =
-      std::min<uint32_t>(kWarpsMax, available / Layout(kRingSlotsMin * piece_bytes).bytes());
+  using Layout = WarpMemoryLayout<kHeadDim, kTiles, kCodec>;
+  const uint32_t exact_piece_bytes = raw::RingPieceBytes(kHeadDim, batch.dtype);
+  const uint32_t sealed_piece_bytes =
+      kCodec == Codec::kPackKv ? packkv::SlotBytes(kHeadDim) : batch.record_bytes_max;
+  const uint32_t piece_bytes = std::max(sealed_piece_bytes, exact_piece_bytes);
+  // `packkv` sessions have few exact tokens.
+  const uint32_t ring_bytes_min =
+      kCodec == Codec::kPackKv ? std::max(kRingSlotsMin * sealed_piece_bytes, exact_piece_bytes)
+                               : kRingSlotsMin * piece_bytes;
+  const uint32_t warps = std::min<uint32_t>(kWarpsMax, available / Layout(ring_bytes_min).bytes());
   p.ring_bytes =
       std::min((available / warps - Layout(0).bytes()) / 16 * 16, kRingSlotsMax * piece_bytes);
   p.rows_per_thread = (p.row_count + 32 * warps - 1) / (32 * warps);
@@ -55,7 +86,8 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
-  const unsigned blocks = std::min(static_cast<unsigned>(multiprocessors), kLaunchBlocksMax);
+  const unsigned blocks =
+      kBlocks * std::min(static_cast<unsigned>(multiprocessors), kLaunchMultiprocessorsMax);
   // Cooperative, as blocks wait for each other's parts of rows.
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeCooperative;
@@ -74,24 +106,35 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
 
 }  // namespace
 
-int AttendRowsPerTile(const LayerShape& shape, int query_tokens) {
+int AttendRowsPerTile(const LayerShape& shape, int query_tokens, Codec codec) {
+  if (codec == Codec::kPackKv) return packkv::kProductRows;
   return shape.queries_per_kv_head() * query_tokens > 4 ? 8 : 4;
 }
 
 size_t AttendWorkspaceBytes() { return kPartsBytes + kSpillsBytes; }
 
 cudaError_t LaunchAttend(const AttendLaunch& batch, int multiprocessors, cudaStream_t stream) {
+  if (batch.codec == Codec::kPackKv) {
+    switch (batch.shape.head_dim) {
+      case 64:
+        return Launch<64, 1, Codec::kPackKv>(batch, multiprocessors, stream);
+      case 128:
+        return Launch<128, 1, Codec::kPackKv>(batch, multiprocessors, stream);
+      default:
+        return cudaErrorInvalidValue;
+    }
+  }
   const bool narrow = batch.rows_per_tile == 4;
   switch (batch.shape.head_dim) {
     case 64:
-      return narrow ? Launch<64, 1>(batch, multiprocessors, stream)
-                    : Launch<64, 2>(batch, multiprocessors, stream);
+      return narrow ? Launch<64, 1, Codec::kPlanes>(batch, multiprocessors, stream)
+                    : Launch<64, 2, Codec::kPlanes>(batch, multiprocessors, stream);
     case 128:
-      return narrow ? Launch<128, 1>(batch, multiprocessors, stream)
-                    : Launch<128, 2>(batch, multiprocessors, stream);
+      return narrow ? Launch<128, 1, Codec::kPlanes>(batch, multiprocessors, stream)
+                    : Launch<128, 2, Codec::kPlanes>(batch, multiprocessors, stream);
     case 256:
-      return narrow ? Launch<256, 1>(batch, multiprocessors, stream)
-                    : Launch<256, 2>(batch, multiprocessors, stream);
+      return narrow ? Launch<256, 1, Codec::kPlanes>(batch, multiprocessors, stream)
+                    : Launch<256, 2, Codec::kPlanes>(batch, multiprocessors, stream);
     default:
       return cudaErrorInvalidValue;
   }

@@ -22,12 +22,18 @@ namespace kvdepot {
 // by cell, then by KV head, then by tile: tiles of a head lie side by side, since they read the
 // same bytes at about the same time.
 inline constexpr uint32_t kLaunchRowsMax = 1024;
-// Thread blocks of one launch, one a multiprocessor.
-inline constexpr uint32_t kLaunchBlocksMax = 160;
+// Multiprocessors that a launch uses at most.
+inline constexpr uint32_t kLaunchMultiprocessorsMax = 160;
+// Cost of a block of `packkv` (attend_plan.h): its work, beside which its bytes count little.
+constexpr uint32_t PackKvBlockCostBytes(int head_dim) {
+  return static_cast<uint32_t>(head_dim) * 608;
+}
 
 struct AttendLaunch {
   LayerShape shape;
   DType dtype = DType::kBf16;
+  // Of the cells' sealed segments that are not raw: `planes` or `packkv`.
+  Codec codec = Codec::kPlanes;
   int rows_per_tile = 0;  // AttendRowsPerTile
   uint32_t tiles = 0;     // of each cell and KV head
   const AttendCell* cells = nullptr;
@@ -48,7 +54,7 @@ struct AttendLaunch {
 };
 
 // Query rows that a tile holds at most.
-int AttendRowsPerTile(const LayerShape& shape, int query_tokens);
+int AttendRowsPerTile(const LayerShape& shape, int query_tokens, Codec codec = Codec::kPlanes);
 
 size_t AttendWorkspaceBytes();
 

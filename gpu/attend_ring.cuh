@@ -25,10 +25,10 @@ class Ring {
         policy_(ptx::EvictFirst()),
         phases_(phases) {}
 
-  // Nothing is under way: pieces have at most `bytes` from now on.
-  __device__ void Begin(uint32_t bytes) {
+  // Nothing is under way: pieces have at most `bytes` from now on, in up to `slots_max` slots.
+  __device__ void Begin(uint32_t bytes, uint32_t slots_max = kRingSlotsMax) {
     slot_bytes_ = bytes;
-    slots_ = min(ring_bytes_ / bytes, static_cast<uint32_t>(kRingSlotsMax));
+    slots_ = min(ring_bytes_ / bytes, slots_max);
     load_ = 0;
     take_ = 0;
   }
@@ -37,9 +37,12 @@ class Ring {
   // Nothing is under way when they are asked for, or set.
   __device__ uint32_t phases() const { return phases_; }
   __device__ void SetPhases(uint32_t phases) { phases_ = phases; }
-  __device__ void LoadPiece(const std::byte* piece, uint32_t bytes) {
-    Load(memory_.ring + load_ * slot_bytes_, piece, bytes, load_);
+  // Returns its place.
+  __device__ std::byte* LoadPiece(const std::byte* piece, uint32_t bytes) {
+    std::byte* const slot = memory_.ring + load_ * slot_bytes_;
+    Load(slot, piece, bytes, load_);
     load_ = load_ + 1 == slots_ ? 0 : load_ + 1;
+    return slot;
   }
   // The oldest piece, once it is there. Its place is free for another after a __syncwarp.
   __device__ const std::byte* WaitPiece() {

@@ -7,6 +7,7 @@
 
 #include "gpu/attend_directory.h"
 #include "gpu/attend_row.cuh"
+#include "gpu/packkv/format.h"
 #include "gpu/planes/format.h"
 
 namespace kvdepot {
@@ -24,18 +25,19 @@ struct WarpMemory {
   std::byte* ring;
   std::byte* k_table;
   std::byte* v_table;
-  uint2* operand;      // [group][tile][lane], see planes/attend_products.cuh
-  float4* sums;        // likewise
-  float* q;            // [rows][kRowStride], by place of K, of fp32 exact tokens by channel
-  float* state;        // see attend_state.cuh
+  uint2* operand;  // [group][tile][lane], see planes/attend_products.cuh; or `packkv`'s exchange
+  float4* sums;    // likewise
+  float* q;        // [rows][kRowStride], by place of K, of fp32 exact tokens by channel
+  float* state;    // see attend_state.cuh
   uint64_t* barriers;  // [kWarpBarriers]
 
-  // While no `planes` segment is read, the place of `operand` and `sums` is scratch for exact
+  // While no sealed segment is read, the place of `operand` and `sums` is scratch for exact
   // tokens: weights, and in the end their state.
   __device__ float* exact() const { return reinterpret_cast<float*>(operand); }
 };
 
-template <int kHeadDim, int kTiles>
+// `kCodec`: of what is read beside exact tokens.
+template <int kHeadDim, int kTiles, Codec kCodec>
 class WarpMemoryLayout {
  public:
   static constexpr int kRows = 4 * kTiles;
@@ -56,7 +58,7 @@ class WarpMemoryLayout {
     memory.k_table = take(kTableBytes);
     memory.v_table = take(kTableBytes);
     memory.operand = reinterpret_cast<uint2*>(take(kOperandBytes));
-    memory.sums = reinterpret_cast<float4*>(take(2 * kOperandBytes));
+    memory.sums = reinterpret_cast<float4*>(take(kSumsBytes));
     memory.q = reinterpret_cast<float*>(take(kStateBytes));
     memory.state = reinterpret_cast<float*>(take(kStateBytes));
     memory.barriers = reinterpret_cast<uint64_t*>(at);
@@ -64,13 +66,19 @@ class WarpMemoryLayout {
   }
 
  private:
-  static constexpr uint32_t kTableBytes = static_cast<uint32_t>(planes::TableBytes(kHeadDim));
+  static constexpr bool kIsPlanes = kCodec == Codec::kPlanes;
+  static constexpr uint32_t kTableBytes =
+      kIsPlanes ? static_cast<uint32_t>(planes::TableBytes(kHeadDim)) : 0;
   static constexpr uint32_t kStateBytes = kRows * kRowStride<kHeadDim> * 4;
-  static constexpr uint32_t kOperandBytes = kTiles * kHeadDim * sizeof(uint2);
+  // Of `packkv` what its products exchange.
+  static constexpr uint32_t kOperandBytes =
+      kIsPlanes ? kTiles * kHeadDim * sizeof(uint2) : 2 * packkv::kExchangeBytes;
+  static constexpr uint32_t kSumsBytes = kIsPlanes ? 2 * kOperandBytes : 128;
   static constexpr uint32_t kFixedBytes =
-      2 * kTableBytes + 3 * kOperandBytes + 2 * kStateBytes + 8 * kWarpBarriers;
+      2 * kTableBytes + kOperandBytes + kSumsBytes + 2 * kStateBytes + 8 * kWarpBarriers;
   static_assert(kFixedBytes % 16 == 0, "copies begin at 16 bytes");
-  static_assert(kStateBytes <= 3 * kOperandBytes && 4 * kExactChunkTokens * kRows <= kStateBytes,
+  static_assert(kStateBytes <= kOperandBytes + kSumsBytes &&
+                    4 * kExactChunkTokens * kRows <= kStateBytes,
                 "scratch for exact tokens fits");
 
   uint32_t ring_bytes_;

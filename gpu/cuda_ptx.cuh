@@ -30,6 +30,20 @@ __device__ __forceinline__ float SumOfWarp(float value) {
   return value;
 }
 
+// Sum, or maximum, over the lanes 4 g + t that share t: the same in all of them.
+template <class T>
+__device__ __forceinline__ T SumOverG(T value) {
+#pragma unroll
+  for (int mask = 4; mask < 32; mask *= 2) value += __shfl_xor_sync(kAllLanes, value, mask);
+  return value;
+}
+__device__ __forceinline__ float MaxOverG(float value) {
+#pragma unroll
+  for (int mask = 4; mask < 32; mask *= 2)
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, mask));
+  return value;
+}
+
 }  // namespace kvdepot
 
 namespace kvdepot::ptx {

@@ -64,6 +64,9 @@ KVDEPOT_HOST_DEVICE constexpr size_t TilesAt(int kv_heads, int blocks, int pack_
   return (end + kUnitBytes - 1) / kUnitBytes * kUnitBytes;
 }
 
+// Codes of 32 lanes of a warp, 16 of each of four channels, on their way through shared memory.
+inline constexpr uint32_t kExchangeBytes = 1024;
+
 // Bits that hold a width, 0..code_bits.
 KVDEPOT_HOST_DEVICE constexpr int WidthCodeBits(int code_bits) {
   int bits = 0;

@@ -19,8 +19,7 @@ inline constexpr float kQueryMax = 32512.0f;
 // Weights are integers of at most this.
 inline constexpr float kWeightMax = 65535.0f;
 
-// Codes of 32 lanes on their way.
-inline constexpr uint32_t kExchangeBytes = 32 * sizeof(Nibbles);
+static_assert(kExchangeBytes == 32 * sizeof(Nibbles), "codes of all lanes");
 
 // Queries as operand B, in registers.
 template <int kHeadDim>

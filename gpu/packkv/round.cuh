@@ -49,29 +49,26 @@ class RoundFormat {
     widths_at_ = widths_bit / 32 * 4;
     widths_shift_ = widths_bit % 32;
     planes_at_ = static_cast<uint32_t>(RoundHeaderBytes(kHeadDim, static_cast<int>(code_bits)));
+    lowest_ = 0;
 #pragma unroll
-    for (int plane = 0; plane < 3; ++plane) {
-      all_[plane] = 0;
-#pragma unroll
-      for (int c = 0; c < kLaneChannels; ++c) {
-        has_[c][plane] = plane < width_bits_ ? 1u << plane << (width_bits_ * c) : 0;
-        all_[plane] |= has_[c][plane];
-      }
-    }
+    for (int c = 0; c < kLaneChannels; ++c) lowest_ |= 1u << (width_bits_ * c);
+    // Without widths everything is absent.
+    if (width_bits_ == 0) lowest_ = 0;
   }
 
  private:
   template <int, int>
   friend class Round;
 
+  // Of a lane's widths: the bits that say which channels have a part of the plane of 2^plane bits.
+  __device__ uint32_t Have(int plane) const { return plane < width_bits_ ? lowest_ << plane : 0; }
+
   uint32_t code_bits_;
   uint32_t width_bits_;
   uint32_t minima_at_, minima_shift_;
   uint32_t widths_at_, widths_shift_;
   uint32_t planes_at_;
-  // Of a lane's widths: the bit that says that channel c has a part of the plane of 2^plane bits.
-  uint32_t has_[kLaneChannels][3];
-  uint32_t all_[3];  // of all channels
+  uint32_t lowest_;
 };
 
 // A round in shared memory, 16-byte aligned, as the lanes that read it see it; a word behind it may
@@ -86,9 +83,9 @@ class Round {
     at_ = at;
     minima_ = Field(at + format.minima_at_, format.minima_shift_);
     widths_ = Field(at + format.widths_at_, format.widths_shift_);
-    own_ = 2 * __popc(widths_ & format.all_[0]) +
-           (4 << kTwosAt) * __popc(widths_ & format.all_[1]) +
-           (8 << kFoursAt) * __popc(widths_ & format.all_[2]);
+    own_ = 2 * __popc(widths_ & format.Have(0)) +
+           (4 << kTwosAt) * __popc(widths_ & format.Have(1)) +
+           (8 << kFoursAt) * __popc(widths_ & format.Have(2));
     through_ = own_;
   }
   __device__ __forceinline__ void AddLanes(int distance) {
@@ -109,23 +106,25 @@ class Round {
     const std::byte* twos = twos_;
     const std::byte* ones = ones_;
     const uint32_t code_mask = (1u << format.code_bits_) - 1;
+    const uint32_t width_mask = (1u << format.width_bits_) - 1;
 #pragma unroll
     for (int c = 0; c < kLaneChannels; ++c) {
       const uint32_t least = minima_ >> (format.code_bits_ * c) & code_mask;
+      const uint32_t width = widths_ >> (format.width_bits_ * c) & width_mask;
       uint2 four = {0, 0};
       uint32_t two = 0;
       uint32_t one = 0;
       uint32_t one_is = 1;
-      if (kCodeBits > 3 && (widths_ & format.has_[c][2]) != 0) {
+      if (kCodeBits > 3 && (width & 4u) != 0) {
         four = *reinterpret_cast<const uint2*>(fours);
         fours += 8;
       }
-      if ((widths_ & format.has_[c][1]) != 0) {
+      if ((width & 2u) != 0) {
         two = *reinterpret_cast<const uint32_t*>(twos);
         twos += 4;
         one_is = 4;
       }
-      if ((widths_ & format.has_[c][0]) != 0) {
+      if ((width & 1u) != 0) {
         one = *reinterpret_cast<const uint16_t*>(ones);
         ones += 2;
       }

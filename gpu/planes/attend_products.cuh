@@ -24,20 +24,6 @@ namespace kvdepot::planes {
 // instructions fill the other's waits. A step has 8 chunks of 16 tokens.
 inline constexpr int kStepChunks = kStepBlocks * kBlockTokens / 16;
 
-// Sum, or maximum, over the lanes that share t: the same in all of them.
-template <class T>
-__device__ __forceinline__ T SumOverG(T value) {
-#pragma unroll
-  for (int mask = 4; mask < 32; mask *= 2) value += __shfl_xor_sync(kAllLanes, value, mask);
-  return value;
-}
-__device__ __forceinline__ float MaxOverG(float value) {
-#pragma unroll
-  for (int mask = 4; mask < 32; mask *= 2)
-    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, mask));
-  return value;
-}
-
 // Softmax weights of a step's tokens as operand B, chunk x at x, and what one unit of them is.
 template <int kTiles>
 struct StepWeights {
