@@ -1,6 +1,6 @@
 // The instructions that kernels use and CUDA C++ has no name for.
 //
-// NVIDIA, PTX ISA 9.0: mbarrier, cp.async.bulk, mma, movmatrix, ex2.
+// NVIDIA, PTX ISA 9.0: mbarrier, cp.async.bulk, mma, movmatrix, shfl, ex2.
 #ifndef KVDEPOT_GPU_CUDA_PTX_CUH_
 #define KVDEPOT_GPU_CUDA_PTX_CUH_
 
@@ -133,6 +133,18 @@ __device__ __forceinline__ uint32_t Transpose8x8(uint32_t rows) {
   uint32_t columns;
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(columns) : "r"(rows));
   return columns;
+}
+
+// Adds to `sum` that of the lane `distance` before, among `width` lanes (a power of two).
+__device__ __forceinline__ void AddFromLanesBefore(uint32_t& sum, int distance, int width) {
+  asm volatile("{\n"
+      ".reg .u32 other;\n"
+      ".reg .pred is_there;\n"
+      "shfl.sync.up.b32 other|is_there, %0, %1, %2, 0xFFFFFFFF;\n"
+      "@is_there add.u32 %0, %0, other;\n"
+      "}\n"
+      : "+r"(sum)
+      : "r"(distance), "r"((32 - width) << 8));
 }
 
 // Brings the line of `global` to the device's cache.

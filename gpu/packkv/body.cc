@@ -1,12 +1,12 @@
 #include "gpu/packkv/body.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "gpu/numeric.h"
 #include "gpu/packkv/body_layout.h"
+#include "gpu/packkv/quantize.h"
 
 namespace kvdepot::packkv {
 namespace {
@@ -27,13 +27,9 @@ absl::Status Damaged(absl::string_view field, uint64_t value, absl::string_view 
 
 size_t BodyBytesMax(const LayerShape& shape, const Options& options, int blocks) {
   const auto tile_bytes = [&](float relative_scale) {
-    const float steps =
-        (options.normalize ? std::sqrt(2 * static_cast<float>(shape.head_dim)) : 1.0f) /
-        relative_scale;
-    // Largest and smallest value may each be rounded away from the other, and the step is bf16.
-    const int codes = static_cast<int>(steps * (1 + 1.0f / 128)) + 2;
-    const RoundShape round{options.pack_tokens, shape.head_dim,
-                           std::min(8, 32 - __builtin_clz(static_cast<unsigned>(codes)))};
+    // A range is at most so many root mean squares.
+    if (options.normalize) relative_scale /= std::sqrt(2 * static_cast<float>(shape.head_dim));
+    const RoundShape round{options.pack_tokens, shape.head_dim, CodeBitsMax(relative_scale)};
     return RoundBytesMax(round) * static_cast<size_t>(kBlockTokens / options.pack_tokens);
   };
   const BodyLayout layout =

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "gpu/packkv/format.h"
 #include "gpu/packkv/options.h"
 #include "gpu/packkv/round.h"
 #include "gpu/seal_blocks.h"
@@ -20,44 +21,6 @@
 namespace kvdepot::packkv {
 
 enum class Tensor { kKey, kValue };
-
-// What a step belongs to, and whether values are normalised.
-enum class Form : uint8_t {
-  kTokens = 0,      // a step a token; values as they are
-  kNormalized = 1,  // a step a token and head; channels centred and scaled
-};
-
-struct BodyHeader {
-  float k_relative_scale;
-  float v_relative_scale;
-  uint8_t pack_tokens;
-  uint8_t repacking;
-  // Of codes, and so of minima.
-  uint8_t k_bits;
-  uint8_t v_bits;
-  uint8_t form;
-  uint8_t zero[51];
-};
-static_assert(sizeof(BodyHeader) == 64, "gpu/FORMAT.md");
-
-// Of a block's tokens, by place; those of all heads, or with kNormalized of one.
-struct StepTable {
-  uint16_t k_scale[kBlockTokens];  // bf16
-  uint16_t v_scale[kBlockTokens];
-  int16_t k_zero[kBlockTokens];
-  int16_t v_zero[kBlockTokens];
-};
-static_assert(sizeof(StepTable) == 512, "gpu/FORMAT.md");
-
-// A block's with kTokens: a StepTable, and the order behind it.
-struct TokenTable {
-  uint16_t k_scale[kBlockTokens];  // bf16
-  uint16_t v_scale[kBlockTokens];
-  int16_t k_zero[kBlockTokens];
-  int16_t v_zero[kBlockTokens];
-  uint8_t order[kBlockTokens];  // the token at each place
-};
-static_assert(sizeof(TokenTable) == 576, "gpu/FORMAT.md");
 
 size_t BodyBytesMax(const LayerShape& shape, const Options& options, int blocks);
 

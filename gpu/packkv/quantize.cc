@@ -2,18 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "gpu/check.h"
+#include "gpu/packkv/step.h"
 
 namespace kvdepot::packkv {
 namespace {
-
-constexpr float kMagnitudeStep = 1.0f / 32000;
-// Below this bf16 loses digits, and a code could have more than 8 bits.
-constexpr float kStepMin = std::numeric_limits<float>::min();
-// The decoded value may be a step larger than the largest.
-constexpr float kMagnitudeMax = std::numeric_limits<float>::max() / 4;
 
 // Of half the values each to the other half, until one is left: the same order everywhere.
 float TreeSumOfSquares(absl::Span<const float> row) {
@@ -49,22 +43,19 @@ QuantizedBlock QuantizeSets(absl::Span<const float> values, size_t set_values, f
   for (size_t at = 0; at < values.size(); at += set_values) {
     const absl::Span<const float> row = values.subspan(at, set_values);
     const auto [least, most] = std::minmax_element(row.begin(), row.end());
-    const float magnitude = std::max(std::fabs(*least), std::fabs(*most));
     const float extent = extent_of(row);
-    if (magnitude > kMagnitudeMax || !std::isfinite(extent)) {
+    if (!IsInRange(*least, *most) || !std::isfinite(extent)) {
       block.in_range = false;
       return block;
     }
-    const float wanted = std::max({extent * relative_scale, magnitude * kMagnitudeStep, kStepMin});
     Steps& steps = block.steps[at % block.row_values / set_values];
     const size_t token = at / block.row_values;
-    steps.scale[token] = FloatToBf16(wanted);
+    steps.scale[token] = ScaleOfExtent(extent, *least, *most, relative_scale);
     const float step = Bf16ToFloat(steps.scale[token]);
-    const int zero = static_cast<int>(std::nearbyint(*least / step));
+    const int zero = StepsOf(*least, step);
     steps.zero[token] = static_cast<int16_t>(zero);
     for (size_t i = 0; i < set_values; ++i) {
-      block.codes[at + i] =
-          static_cast<uint8_t>(static_cast<int>(std::nearbyint(row[i] / step)) - zero);
+      block.codes[at + i] = static_cast<uint8_t>(StepsOf(row[i], step) - zero);
     }
   }
   return block;
@@ -80,6 +71,12 @@ QuantizedBlock QuantizeNormalized(absl::Span<const float> values, size_t head_di
                                   float relative_scale) {
   KVDEPOT_CHECK(head_dim <= kHeadDimMax);
   return QuantizeSets(values, head_dim, relative_scale, RootMeanSquareOf);
+}
+
+int CodeBitsMax(float relative_scale) {
+  // Largest and smallest value may each be rounded away from the other, and the step is bf16.
+  const int codes = static_cast<int>(1 / relative_scale * (1 + 1.0f / 128)) + 2;
+  return std::min(8, 32 - __builtin_clz(static_cast<unsigned>(codes)));
 }
 
 }  // namespace kvdepot::packkv

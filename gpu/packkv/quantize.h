@@ -46,6 +46,9 @@ QuantizedBlock Quantize(absl::Span<const float> values, float relative_scale);
 QuantizedBlock QuantizeNormalized(absl::Span<const float> values, size_t head_dim,
                                   float relative_scale);
 
+// Of a step that is that part of a range: no code needs more bits.
+int CodeBitsMax(float relative_scale);
+
 }  // namespace kvdepot::packkv
 
 #endif  // KVDEPOT_GPU_PACKKV_QUANTIZE_H_

@@ -11,6 +11,7 @@ namespace kvdepot::packkv {
 namespace {
 
 constexpr size_t kAlignment = 16;
+
 // A width is a sum of these; the first of them hold the lower bits of a code.
 constexpr int kPlaneWidths[] = {8, 4, 2, 1};
 
@@ -45,18 +46,6 @@ unsigned Bits(const std::byte* bytes, size_t at, int bits) {
   return value;
 }
 
-// Where token `token` of a pack is in its plane of `width` bits a code: four tokens in a row lie in
-// four bytes of a word, or in four quarters of a smaller plane, so that a shift and a mask bring
-// them into a word together.
-size_t BitOf(int pack_tokens, int width, int token) {
-  const int quarter = std::min(8, pack_tokens * width / 4);
-  const int tokens_of_word = 4 * quarter / width;
-  const int in_word = token % tokens_of_word;
-  const int bit =
-      token / tokens_of_word * 4 * quarter + in_word % 4 * quarter + in_word / 4 * width;
-  return static_cast<size_t>(bit);
-}
-
 size_t WidthsAt(const RoundShape& shape) {
   return BytesOf(static_cast<size_t>(shape.head_dim) * static_cast<size_t>(shape.code_bits));
 }
@@ -76,8 +65,7 @@ size_t ForEachPlane(const RoundShape& shape, const Widths& widths, const Visit& 
     for (int channel = 0; channel < shape.head_dim; ++channel) {
       const int width = widths(channel);
       if ((width & plane) == 0) continue;
-      const int below = width / (2 * plane) * 2 * plane;
-      visit(channel, plane, below, at);
+      visit(channel, plane, BitsBelow(width, plane), at);
       at += static_cast<size_t>(plane * shape.pack_tokens);
     }
     at = 8 * BytesOf(at);
@@ -87,17 +75,9 @@ size_t ForEachPlane(const RoundShape& shape, const Widths& widths, const Visit& 
 
 }  // namespace
 
-int WidthCodeBits(int code_bits) { return BitWidth(static_cast<unsigned>(code_bits)); }
-
-size_t RoundHeaderBytes(const RoundShape& shape) {
-  const size_t width_bits =
-      static_cast<size_t>(shape.head_dim) * static_cast<size_t>(WidthCodeBits(shape.code_bits));
-  return Aligned(WidthsAt(shape) + BytesOf(width_bits));
-}
-
 size_t RoundBytesMax(const RoundShape& shape) {
   // Each of the planes may be padded to a byte.
-  return RoundHeaderBytes(shape) +
+  return RoundHeaderBytes(shape.head_dim, shape.code_bits) +
          Aligned(BytesOf(shape.code_count() * static_cast<size_t>(shape.code_bits)) +
                  std::size(kPlaneWidths));
 }
@@ -116,7 +96,7 @@ void AppendRound(const RoundShape& shape, absl::Span<const uint8_t> codes,
     const size_t c = static_cast<size_t>(channel);
     return BitWidth(static_cast<unsigned>(most[c] - least[c]));
   };
-  const size_t header_bytes = RoundHeaderBytes(shape);
+  const size_t header_bytes = RoundHeaderBytes(shape.head_dim, shape.code_bits);
   const size_t plane_bytes = ForEachPlane(shape, width, [](int, int, int, size_t) {});
   const size_t begin = bytes->size();
   bytes->resize(begin + header_bytes + Aligned(plane_bytes));
@@ -136,8 +116,8 @@ void AppendRound(const RoundShape& shape, absl::Span<const uint8_t> codes,
       const size_t c = static_cast<size_t>(channel);
       const unsigned offset =
           static_cast<unsigned>(codes[static_cast<size_t>(token) * channels + c] - least[c]);
-      planes.Put(at + BitOf(shape.pack_tokens, plane, token), offset >> below & ((1u << plane) - 1),
-                 plane);
+      planes.Put(at + static_cast<size_t>(BitOf(shape.pack_tokens, plane, token)),
+                 offset >> below & ((1u << plane) - 1), plane);
     }
   });
 }
@@ -156,7 +136,7 @@ absl::StatusOr<int> SumOfWidths(const RoundShape& shape, absl::Span<const std::b
 }
 
 absl::StatusOr<size_t> RoundBytes(const RoundShape& shape, absl::Span<const std::byte> round) {
-  const size_t header_bytes = RoundHeaderBytes(shape);
+  const size_t header_bytes = RoundHeaderBytes(shape.head_dim, shape.code_bits);
   if (round.size() < header_bytes) {
     return absl::DataLossError(absl::StrCat("segment round has ", round.size(),
                                             " bytes, expected at least ", header_bytes));
@@ -179,12 +159,13 @@ void ReadRound(const RoundShape& shape, const std::byte* round, absl::Span<uint8
     codes[i] = static_cast<uint8_t>(
         Bits(round, i % channels * static_cast<size_t>(shape.code_bits), shape.code_bits));
   }
-  const std::byte* const planes = round + RoundHeaderBytes(shape);
+  const std::byte* const planes = round + RoundHeaderBytes(shape.head_dim, shape.code_bits);
   ForEachPlane(
       shape, [&](int channel) { return WidthOf(shape, round, channel); },
       [&](int channel, int plane, int below, size_t at) {
         for (int token = 0; token < shape.pack_tokens; ++token) {
-          const unsigned part = Bits(planes, at + BitOf(shape.pack_tokens, plane, token), plane);
+          const unsigned part =
+              Bits(planes, at + static_cast<size_t>(BitOf(shape.pack_tokens, plane, token)), plane);
           uint8_t& code =
               codes[static_cast<size_t>(token) * channels + static_cast<size_t>(channel)];
           code = static_cast<uint8_t>(code + (part << below));

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "gpu/packkv/format.h"
 
 namespace kvdepot::packkv {
 
@@ -24,11 +25,6 @@ struct RoundShape {
   }
 };
 
-// Bits that hold a width, 0..code_bits.
-int WidthCodeBits(int code_bits);
-
-// Of minima and widths; then come the planes.
-size_t RoundHeaderBytes(const RoundShape& shape);
 // No round is larger.
 size_t RoundBytesMax(const RoundShape& shape);
 

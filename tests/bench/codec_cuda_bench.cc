@@ -1,7 +1,8 @@
 // Throughput of encoding and decoding on the GPU: a prefill of 8192 tokens, 32 layers, 8 KV heads,
-// head_dim 128, bf16, as segments of 1024 tokens, all layers in one batch. Prints one JSON row a
-// line: bf16 bytes a second, median and spread (distance of the quartiles over the median) of
-// kRepeats runs, timed by events. The data are larger than any L2 cache.
+// head_dim 128, bf16, as segments of 1024 tokens, all layers in one batch; by `packkv` 32 of these
+// segments. Prints one JSON row a line: bf16 bytes a second, median and spread (distance of the
+// quartiles over the median) of kRepeats runs, timed by events. The data are larger than any L2
+// cache.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -18,8 +19,11 @@
 #include "gpu/decode_runs_cuda.h"
 #include "gpu/device_head.h"
 #include "gpu/numeric.h"
+#include "gpu/packkv/body.h"
+#include "gpu/packkv/encode_cuda.h"
 #include "gpu/planes/encode_cuda.h"
 #include "gpu/planes/own_calibration.h"
+#include "gpu/segment_header.h"
 #include "tests/gpu/device_array.h"
 
 namespace kvdepot {
@@ -202,6 +206,51 @@ void Run(const DeviceArray<std::byte>& extents, Profile profile, const char* nam
            bits_per_value);
 }
 
+// Bodies of packkv segments, as many as the engine encodes in one batch.
+void RunPackKv(const DeviceArray<std::byte>& extents, packkv::Repacking repacking,
+               const char* name) {
+  constexpr size_t kBatchSegments = 32;
+  packkv::Options options;
+  options.repacking = repacking;
+  const size_t header_bytes = SegmentHeaderBytes(kShape.kv_heads);
+  const size_t segment_bytes =
+      (header_bytes + packkv::BodyBytesMax(kShape, options, kBlocksPerSegment) + 127) / 128 * 128;
+  const size_t extent_bytes = ExactExtentBytes(kShape, DType::kBf16, kBlockTokens);
+  const DeviceArray<std::byte> segments(kBatchSegments * segment_bytes);
+  std::vector<const std::byte*> host_blocks;
+  for (size_t i = 0; i < kBatchSegments * kBlocksPerSegment; ++i)
+    host_blocks.push_back(extents.data() + i * extent_bytes);
+  const DeviceArray<const std::byte*> blocks(host_blocks);
+  std::vector<SegmentJob> host_jobs;
+  for (size_t i = 0; i < kBatchSegments; ++i) {
+    SegmentJob job{};
+    job.blocks = blocks.data() + i * kBlocksPerSegment;
+    job.segment = segments.data() + i * segment_bytes;
+    job.block_count = kBlocksPerSegment;
+    host_jobs.push_back(job);
+  }
+  const DeviceArray<SegmentJob> jobs(host_jobs);
+  SegmentBatch batch;
+  batch.kv_heads = kShape.kv_heads;
+  batch.head_dim = kShape.head_dim;
+  batch.dtype = DType::kBf16;
+  batch.jobs = jobs.data();
+  batch.job_count = kBatchSegments;
+  batch.block_count_max = kBlocksPerSegment;
+  const DeviceArray<std::byte> workspace(packkv::EncodeWorkspaceBytes(batch, options));
+  const DeviceArray<uint32_t> out_of_range(kBatchSegments);
+  const DeviceArray<uint64_t> body_bytes(kBatchSegments);
+  const std::vector<float> times = Milliseconds([&](cudaStream_t stream) {
+    return packkv::EncodeBodies(batch, options, header_bytes, out_of_range.data(),
+                                body_bytes.data(), workspace.data(), stream);
+  });
+  for (const uint32_t flag : out_of_range.Get()) KVDEPOT_CHECK(flag == 0);
+  const std::vector<uint64_t> sizes = body_bytes.Get();
+  const double bits = 8.0 * static_cast<double>(std::accumulate(sizes.begin(), sizes.end(), 0ull));
+  const double bytes = kBatchSegments * kBlocksPerSegment * static_cast<double>(extent_bytes);
+  PrintRow(std::string("encode/") + name + "/l1024_x32", bytes, times, bits / (bytes / 2));
+}
+
 }  // namespace
 }  // namespace kvdepot
 
@@ -226,5 +275,7 @@ int main() {
   Run(extents, Profile::kCompact, "compact");
   Run(extents, Profile::kBalanced, "balanced");
   Run(extents, Profile::kFine, "fine");
+  RunPackKv(extents, packkv::Repacking::kNone, "packkv_none");
+  RunPackKv(extents, packkv::Repacking::kMedian, "packkv_median");
   return 0;
 }

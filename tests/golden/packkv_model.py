@@ -181,6 +181,15 @@ def read_body(body: bytes, blocks: int, heads: int, head_dim: int) -> tuple[np.n
     return values[0], values[1]
 
 
+# Of place t in its part of a plane, packs of 16.
+_BITS_OF_16 = {
+    8: lambda t: 8 * t,
+    4: lambda t: 4 * t,
+    2: lambda t: 4 * (t % 8) + 2 * (t // 8),
+    1: lambda t: 4 * (t % 4) + 2 * (t % 8 // 4) + t // 8,
+}
+
+
 def _read_round(data: bytes, pack: int, head_dim: int, code_bits: int) -> np.ndarray:
     bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(np.int64)
 
@@ -194,11 +203,9 @@ def _read_round(data: bytes, pack: int, head_dim: int, code_bits: int) -> np.nda
     codes = np.tile(least, (pack, 1))
     below = np.zeros(head_dim, np.int64)
     for s in (8, 4, 2, 1):
-        g = min(8, pack * s // 4)
-        n = 4 * g // s
         for c in np.flatnonzero(widths & s):
             for t in range(pack):
-                first = at + 4 * g * (t // n) + g * (t % 4) + s * (t % n // 4)
+                first = at + (_BITS_OF_16[s](t) if pack == 16 else s * t)
                 codes[t, c] += int(bits[first:first + s] @ (1 << np.arange(s))) << int(below[c])
             at += pack * s
             below[c] += s

@@ -1,0 +1,205 @@
+// Tokens stored by `packkv` for tests/bench/packkv.py, which loads this through ctypes and launches
+// products into its own CUDA graphs.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "gpu/check.h"
+#include "gpu/device_memory.h"
+#include "gpu/packkv/body.h"
+#include "tests/bench/packkv_products_cuda.h"
+
+namespace kvdepot {
+namespace {
+
+constexpr int kHeadDim = 128;
+constexpr int kSegmentBlocks = kSegmentTokensMax / kBlockTokens;
+// Encoding takes long: segments that differ, each of which stands in many places of memory.
+constexpr int kDistinctSegments = 8;
+
+template <class T>
+T Value(absl::StatusOr<T> value) {
+  KVDEPOT_CHECK(value.ok());
+  return *std::move(value);
+}
+
+// Gaussian values of one segment.
+class GaussianSegment {
+ public:
+  GaussianSegment(int kv_heads, uint32_t seed) : kv_heads_(kv_heads) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    values_.resize(static_cast<size_t>(kSegmentBlocks) * BlockValues());
+    for (float& value : values_) value = normal(random);
+  }
+  std::vector<std::byte> Encode(const packkv::Options& options) const {
+    std::vector<const std::byte*> blocks;
+    for (size_t block = 0; block < kSegmentBlocks; ++block) {
+      blocks.push_back(reinterpret_cast<const std::byte*>(&values_[block * BlockValues()]));
+    }
+    LayerShape shape;
+    shape.kv_heads = kv_heads_;
+    shape.query_heads = kv_heads_;
+    shape.head_dim = kHeadDim;
+    return *packkv::EncodeBody({shape, DType::kFp32, blocks}, options);
+  }
+
+ private:
+  size_t BlockValues() const {
+    return 2 * static_cast<size_t>(kv_heads_) * kBlockTokens * kHeadDim;
+  }
+
+  const int kv_heads_;
+  std::vector<float> values_;
+};
+
+class PackKvBench {
+ public:
+  PackKvBench(int tokens, int kv_heads, int rows, const packkv::Options& options, int copies)
+      : kv_heads_(kv_heads), segments_(tokens / kSegmentTokensMax) {
+    const int distinct = std::min(kDistinctSegments, segments_);
+    bodies_.resize(static_cast<size_t>(distinct));
+    std::vector<std::thread> threads;
+    for (int i = 0; i < distinct; ++i) {
+      threads.emplace_back([this, i, kv_heads, &options] {
+        bodies_[static_cast<size_t>(i)] =
+            GaussianSegment(kv_heads, static_cast<uint32_t>(1 + i)).Encode(options);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+
+    std::vector<DeviceBuffer> originals;
+    size_t bytes = 0;
+    for (const std::vector<std::byte>& body : bodies_) {
+      originals.push_back(Value(DeviceBuffer::Allocate(body.size())));
+      KVDEPOT_CHECK(cudaMemcpy(originals.back().data(), body.data(), body.size(),
+                               cudaMemcpyHostToDevice) == cudaSuccess);
+      const auto header = *reinterpret_cast<const packkv::BodyHeader*>(body.data());
+      of_.k_bits = std::max<uint32_t>(of_.k_bits, header.k_bits);
+      of_.v_bits = std::max<uint32_t>(of_.v_bits, header.v_bits);
+      of_.k_tile_bytes = std::max(of_.k_tile_bytes, LargestTile(body, packkv::Tensor::kKey));
+      of_.v_tile_bytes = std::max(of_.v_tile_bytes, LargestTile(body, packkv::Tensor::kValue));
+    }
+    for (int i = 0; i < segments_; ++i) bytes += Body(i).size();
+    bytes_ = bytes;
+    memory_ = Value(DeviceBuffer::Allocate(bytes * static_cast<size_t>(copies)));
+    std::vector<const std::byte*> addresses;
+    std::byte* to = memory_.data();
+    for (int copy = 0; copy < copies; ++copy) {
+      for (int i = 0; i < segments_; ++i) {
+        const size_t size = Body(i).size();
+        KVDEPOT_CHECK(cudaMemcpy(to, originals[static_cast<size_t>(i % distinct)].data(), size,
+                                 cudaMemcpyDeviceToDevice) == cudaSuccess);
+        addresses.push_back(to);
+        to += size;
+      }
+    }
+    addresses_ = Value(DeviceBuffer::Allocate(addresses.size() * sizeof(addresses[0])));
+    KVDEPOT_CHECK(cudaMemcpy(addresses_.data(), addresses.data(), addresses_.size_bytes(),
+                             cudaMemcpyHostToDevice) == cudaSuccess);
+    int device = 0;
+    KVDEPOT_CHECK(cudaGetDevice(&device) == cudaSuccess);
+    KVDEPOT_CHECK(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount,
+                                         device) == cudaSuccess);
+    workspace_ = Value(DeviceBuffer::Allocate(ValueProductsWorkspaceBytes(multiprocessors_)));
+    KVDEPOT_CHECK(cudaMemset(workspace_.data(), 0, workspace_.size_bytes()) == cudaSuccess);
+    of_.tokens = static_cast<uint32_t>(tokens);
+    of_.kv_heads = static_cast<uint32_t>(kv_heads);
+    of_.rows = static_cast<uint32_t>(rows);
+  }
+
+  // Of one copy.
+  size_t bytes() const { return bytes_; }
+
+  cudaError_t Keys(int copy, const void* q, void* scores, cudaStream_t stream) const {
+    return LaunchKeyProducts(Of(copy), static_cast<const __half*>(q), static_cast<__half*>(scores),
+                             multiprocessors_, stream);
+  }
+  cudaError_t Values(int copy, const void* w, float* output, cudaStream_t stream) {
+    return LaunchValueProducts(Of(copy), static_cast<const __half*>(w), output, workspace_.data(),
+                               multiprocessors_, stream);
+  }
+  // [kv_head][token][channel], by the CPU's decoder.
+  void Decode(bool is_value, float* values) const {
+    for (int head = 0; head < kv_heads_; ++head) {
+      for (int i = 0; i < segments_; ++i) {
+        const size_t count = static_cast<size_t>(kSegmentTokensMax) * kHeadDim;
+        ViewOf(Body(i)).Decode(head, is_value ? packkv::Tensor::kValue : packkv::Tensor::kKey, 0,
+                               {values, count});
+        values += count;
+      }
+    }
+  }
+
+ private:
+  const std::vector<std::byte>& Body(int segment) const {
+    return bodies_[static_cast<size_t>(segment) % bodies_.size()];
+  }
+  packkv::BodyView ViewOf(const std::vector<std::byte>& body) const {
+    return Value(packkv::BodyView::Validate(body, kv_heads_, kHeadDim, kSegmentBlocks));
+  }
+  uint32_t LargestTile(const std::vector<std::byte>& body, packkv::Tensor tensor) const {
+    const packkv::BodyView view = ViewOf(body);
+    size_t largest = 0;
+    for (int block = 0; block < kSegmentBlocks; ++block) {
+      for (int head = 0; head < kv_heads_; ++head) {
+        size_t bytes = 0;
+        for (int r = 0; r < view.rounds(); ++r) bytes += view.round(block, head, tensor, r).size();
+        largest = std::max(largest, bytes);
+      }
+    }
+    return static_cast<uint32_t>(largest);
+  }
+  PackKvTokens Of(int copy) const {
+    PackKvTokens of = of_;
+    of.bodies = reinterpret_cast<const std::byte* const*>(addresses_.data()) + copy * segments_;
+    return of;
+  }
+
+  const int kv_heads_;
+  const int segments_;
+  PackKvTokens of_;
+  size_t bytes_ = 0;
+  std::vector<std::vector<std::byte>> bodies_;
+  DeviceBuffer memory_;
+  DeviceBuffer addresses_;
+  DeviceBuffer workspace_;
+  int multiprocessors_ = 0;
+};
+
+}  // namespace
+}  // namespace kvdepot
+
+extern "C" {
+
+// `tokens`: a multiple of 1,024. Repacking none.
+void* PackKvBenchCreate(int tokens, int kv_heads, int rows, float k_scale, float v_scale,
+                        int copies) {
+  kvdepot::packkv::Options options;
+  options.k_relative_scale = k_scale;
+  options.v_relative_scale = v_scale;
+  return new kvdepot::PackKvBench(tokens, kv_heads, rows, options, copies);
+}
+void PackKvBenchDestroy(void* bench) { delete static_cast<kvdepot::PackKvBench*>(bench); }
+double PackKvBenchBytes(void* bench) {
+  return static_cast<double>(static_cast<kvdepot::PackKvBench*>(bench)->bytes());
+}
+// LaunchKeyProducts and LaunchValueProducts over a copy's tokens.
+int PackKvBenchKeys(void* bench, int copy, const void* q, void* scores, void* stream) {
+  return static_cast<kvdepot::PackKvBench*>(bench)->Keys(copy, q, scores,
+                                                         static_cast<cudaStream_t>(stream));
+}
+int PackKvBenchValues(void* bench, int copy, const void* w, float* output, void* stream) {
+  return static_cast<kvdepot::PackKvBench*>(bench)->Values(copy, w, output,
+                                                           static_cast<cudaStream_t>(stream));
+}
+// To host memory.
+void PackKvBenchDecode(void* bench, int is_value, float* values) {
+  static_cast<kvdepot::PackKvBench*>(bench)->Decode(is_value != 0, values);
+}
+}
