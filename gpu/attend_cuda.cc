@@ -19,18 +19,30 @@ constexpr size_t kAlignment = 256;
 
 size_t Aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
+// Of the item's sealed segments; raw ones are read by every launch.
+Codec CodecOf(const AttendItem& item) {
+  const bool has_packkv = std::any_of(item.runs.begin(), item.runs.end(), [](const TokenRun& run) {
+    return run.form == TokenRun::Form::kPackKv;
+  });
+  return has_packkv ? Codec::kPackKv : Codec::kPlanes;
+}
+
+int RowsPerTile(const AttendItem& item) {
+  return AttendRowsPerTile(item.shape, item.query_tokens, CodecOf(item));
+}
+
 // Tiles of query rows of one KV head.
 uint32_t Tiles(const AttendItem& item) {
   const int rows = item.query_tokens * item.shape.queries_per_kv_head();
-  const int rows_per_tile = AttendRowsPerTile(item.shape, item.query_tokens);
+  const int rows_per_tile = RowsPerTile(item);
   return static_cast<uint32_t>((rows + rows_per_tile - 1) / rows_per_tile);
 }
 
 // Sessions that one launch can serve.
 auto LaunchKey(const AttendItem& item) {
-  return std::make_tuple(item.dtype, item.shape.kv_heads, item.shape.query_heads,
+  return std::make_tuple(CodecOf(item), item.dtype, item.shape.kv_heads, item.shape.query_heads,
                          item.shape.head_dim, item.shape.soft_cap, item.shape.sliding_window,
-                         AttendRowsPerTile(item.shape, item.query_tokens), Tiles(item));
+                         RowsPerTile(item), Tiles(item));
 }
 
 // Pieces of a buffer that exists on the host and, at the same offsets, on the device. Without
@@ -130,7 +142,8 @@ struct Directory {
     const size_t kv_heads = static_cast<size_t>(items[0]->shape.kv_heads);
     batch.shape = items[0]->shape;
     batch.dtype = items[0]->dtype;
-    batch.rows_per_tile = AttendRowsPerTile(batch.shape, items[0]->query_tokens);
+    batch.codec = CodecOf(*items[0]);
+    batch.rows_per_tile = RowsPerTile(*items[0]);
     batch.tiles = Tiles(*items[0]);
     batch.row_count = static_cast<uint32_t>(items.size() * kv_heads) * batch.tiles;
     batch.record_bytes_max = 0;
@@ -150,7 +163,7 @@ struct Directory {
       const auto [values, log_sum_exp] = places.Next(item);
       results.emplace_back(values.host, log_sum_exp.host);
       TwinMemory::Piece<DeviceHead> table{nullptr, nullptr};
-      if (counts.planes > 0) {
+      if (counts.planes > 0 && batch.codec == Codec::kPlanes) {
         const auto [known, fresh] = heads.try_emplace(item.calibration, table);
         if (fresh) {
           known->second = input.Take<DeviceHead>(kv_heads);
@@ -176,7 +189,8 @@ struct Directory {
       cell.scale = item.shape.soft_cap > 0 ? item.scale / item.shape.soft_cap : item.scale * kLog2E;
       if (q.host != nullptr) memcpy(q.host, item.q, QueryValues(item) * DTypeBytes(item.dtype));
       for (size_t h = 0; h < kv_heads; ++h) {
-        block_costs.host[i * kv_heads + h] = 0;
+        block_costs.host[i * kv_heads + h] =
+            batch.codec == Codec::kPackKv ? PackKvBlockCostBytes(item.shape.head_dim) : 0;
         if (table.host == nullptr) continue;
         block_costs.host[i * kv_heads + h] = BlockCostBytes(table.host[h]);
         batch.record_bytes_max = std::max(batch.record_bytes_max, table.host[h].record_bytes);

@@ -7,6 +7,11 @@
 namespace kvdepot {
 namespace {
 
+// Whether kernels read it by whole blocks, in a form of its own.
+bool IsCoded(const TokenRun& run) {
+  return run.form == TokenRun::Form::kPlanes || run.form == TokenRun::Form::kPackKv;
+}
+
 int BlocksTouched(const TokenRun& run) {
   return (run.first + run.count - 1) / kBlockTokens - run.first / kBlockTokens + 1;
 }
@@ -63,7 +68,7 @@ ListSizes ListSizesOf(absl::Span<const TokenRun> runs) {
   ListSizes sizes;
   for (const TokenRun& run : runs) {
     if (run.count == 0) continue;
-    if (run.form == TokenRun::Form::kPlanes) {
+    if (IsCoded(run)) {
       ++sizes.planes;
     } else {
       sizes.exact +=
@@ -82,7 +87,7 @@ void FillLists(const LayerShape& shape, DType dtype, absl::Span<const TokenRun> 
   cell->planes_units = 0;
   for (const TokenRun& run : runs) {
     if (run.count == 0) continue;
-    if (run.form == TokenRun::Form::kPlanes) {
+    if (IsCoded(run)) {
       PlanesRun& entry = planes[cell->planes_runs++];
       entry = {};
       entry.segment = run.data;

@@ -20,6 +20,7 @@
 #include "gpu/device_slab.h"
 #include "gpu/finite_cpu.h"
 #include "gpu/kernel_arguments.h"
+#include "gpu/packkv/cuda_support.h"
 #include "gpu/planes/own_calibration.h"
 #include "gpu/raw/finite_cuda.h"
 #include "gpu/segments_cuda.h"
@@ -87,11 +88,13 @@ class CudaBackend final : public Backend {
     return health_;
   }
 
-  absl::Status Supports(const LayerShape& /*shape*/, DType /*dtype*/, Codec codec,
-                        const packkv::Options& /*packkv*/) const override {
+  absl::Status Supports(const LayerShape& shape, DType /*dtype*/, Codec codec,
+                        const packkv::Options& packkv) const override {
     if (codec != Codec::kPackKv) return absl::OkStatus();
-    return absl::UnimplementedError(absl::StrCat(
-        "codec: ", CodecName(codec), ", must be raw or planes on cuda device ", device_.uuid));
+    const absl::Status status = packkv::SupportedOnCuda(shape, packkv);
+    if (status.ok()) return status;
+    return absl::UnimplementedError(
+        absl::StrCat("codec: packkv on cuda device ", device_.uuid, ": ", status.message()));
   }
 
   uint64_t memory_bytes() const override {

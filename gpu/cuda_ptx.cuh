@@ -151,7 +151,8 @@ __device__ __forceinline__ uint32_t Transpose8x8(uint32_t rows) {
 
 // Adds to `sum` that of the lane `distance` before, among `width` lanes (a power of two).
 __device__ __forceinline__ void AddFromLanesBefore(uint32_t& sum, int distance, int width) {
-  asm volatile("{\n"
+  asm volatile(
+      "{\n"
       ".reg .u32 other;\n"
       ".reg .pred is_there;\n"
       "shfl.sync.up.b32 other|is_there, %0, %1, %2, 0xFFFFFFFF;\n"

@@ -1,4 +1,5 @@
 #include "gpu/decode_runs_cuda.h"
+#include "gpu/packkv/decode_run.cuh"
 #include "gpu/planes/decode_run.cuh"
 #include "gpu/raw/decode_run.cuh"
 
@@ -34,6 +35,15 @@ __global__ void __launch_bounds__(kDecodeThreads, 3) DecodeKernel(const DecodeBa
     } else {
       planes::DecodeRunBlocks<kHeadDim, kTo, false>(batch, job, tensor / 2, first_block, block_end,
                                                     shared);
+    }
+    return;
+  }
+  if (job.run.form == TokenRun::Form::kPackKv) {
+    // Of head_dim 256 there is none (Backend::Supports).
+    if constexpr (kHeadDim <= 128) {
+      __shared__ packkv::DecodeShared<kHeadDim, kDecodeThreads / 32> packkv_shared;
+      packkv::DecodeRunBlocks<kHeadDim, kDecodeThreads / 32, kTo>(batch, job, tensor, first_block,
+                                                                  block_end, packkv_shared);
     }
     return;
   }

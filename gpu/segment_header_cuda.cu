@@ -29,7 +29,24 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+__global__ void __launch_bounds__(kThreads)
+    SetSizesKernel(SegmentJob* jobs, int job_count, uint64_t header_bytes,
+                   const uint64_t* body_bytes) {
+  const int job = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (job < job_count) jobs[job].size_bytes = header_bytes + body_bytes[job];
+}
+
 }  // namespace
+
+cudaError_t SetSegmentSizes(const SegmentBatch& batch, size_t header_bytes,
+                            const uint64_t* body_bytes, cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>((batch.job_count + kThreads - 1) / kThreads));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, SetSizesKernel, const_cast<SegmentJob*>(batch.jobs),
+                            batch.job_count, static_cast<uint64_t>(header_bytes), body_bytes);
+}
 
 cudaError_t WriteHeaders(const SegmentBatch& batch, Codec codec, uint32_t* out_of_range,
                          cudaStream_t stream) {

@@ -8,8 +8,10 @@
 #include "gpu/checksum_cuda.h"
 #include "gpu/cuda_status.h"
 #include "gpu/device_head.h"
+#include "gpu/packkv/encode_cuda.h"
 #include "gpu/planes/encode_cuda.h"
 #include "gpu/raw/segment_cuda.h"
+#include "gpu/segment_header_cuda.h"
 #include "gpu/segment_view.h"
 
 namespace kvdepot {
@@ -27,9 +29,10 @@ int TokensOf(const SealBlocks& source) {
   return static_cast<int>(source.blocks.size()) * kBlockTokens;
 }
 
+// Of `packkv` at most.
 size_t BytesOf(const EncodeJob& job) {
   return SegmentBytes(job.source.shape, job.source.dtype, job.codec, job.calibration,
-                      TokensOf(job.source));
+                      TokensOf(job.source), job.packkv);
 }
 
 bool AreAlike(const SealBlocks& a, const SealBlocks& b) {
@@ -73,6 +76,7 @@ std::vector<CudaSegments::Launch> CudaSegments::Divide(absl::Span<const EncodeJo
     size_t end = first;
     for (; end < jobs.size(); ++end) {
       if (jobs[end].codec != jobs[first].codec) break;
+      if (jobs[first].codec == Codec::kPackKv && !(jobs[end].packkv == jobs[first].packkv)) break;
       if (!AreAlike(jobs[first].source, jobs[end].source)) break;
       const size_t size_bytes_max = std::max(launch.batch.size_bytes_max, BytesOf(jobs[end]));
       const int count = static_cast<int>(end - first) + 1;
@@ -125,8 +129,42 @@ void CudaSegments::AddJobs(Launch* launch) {
   launch->batch.jobs = jobs.device;
 }
 
-absl::Status CudaSegments::Queue(const Launch& launch, uint32_t* out_of_range,
+absl::Status CudaSegments::QueueBodies(const Launch& launch, uint32_t* out_of_range,
+                                       uint64_t* body_bytes, const Stream& stream) {
+  const packkv::Options& options = launch.jobs[0].packkv;
+  const size_t workspace_bytes = packkv::EncodeWorkspaceBytes(launch.batch, options);
+  absl::Status status;
+  if (bodies_.size_bytes() < workspace_bytes) {
+    // What is queued may work with the one before.
+    status = stream.Synchronize();
+    if (!status.ok()) return status;
+    absl::StatusOr<DeviceBuffer> larger = DeviceBuffer::Allocate(workspace_bytes);
+    if (!larger.ok()) return larger.status();
+    bodies_ = *std::move(larger);
+  }
+  const size_t header_bytes = SegmentHeaderBytes(launch.batch.kv_heads);
+  status = CudaStatus(packkv::EncodeBodies(launch.batch, options, header_bytes, out_of_range,
+                                           body_bytes, bodies_.data(), stream.get()),
+                      "encoding packkv bodies");
+  if (status.ok()) {
+    status = CudaStatus(SetSegmentSizes(launch.batch, header_bytes, body_bytes, stream.get()),
+                        "setting sizes of segments");
+  }
+  if (status.ok()) {
+    status = CudaStatus(
+        WriteHeaders(launch.batch, Codec::kPackKv, /*out_of_range=*/nullptr, stream.get()),
+        "writing headers");
+  }
+  if (!status.ok()) return status;
+  return CudaStatus(WriteChecksums(launch.batch.jobs, launch.batch.job_count,
+                                   launch.batch.size_bytes_max, checksum_.data(), stream.get()),
+                    "writing checksums");
+}
+
+absl::Status CudaSegments::Queue(const Launch& launch, uint32_t* out_of_range, uint64_t* body_bytes,
                                  const Stream& stream) {
+  if (launch.jobs[0].codec == Codec::kPackKv)
+    return QueueBodies(launch, out_of_range, body_bytes, stream);
   if (launch.jobs[0].codec == Codec::kRaw) {
     return CudaStatus(raw::EncodeSegments(launch.batch, checksum_.data(), stream.get()),
                       "encoding raw segments");
@@ -148,25 +186,30 @@ absl::StatusOr<const std::byte*> CudaSegments::ReadResults(size_t size_bytes,
 }
 
 absl::Status CudaSegments::Encode(absl::Span<EncodeJob> jobs, const Stream& stream) {
-  KVDEPOT_CHECK(jobs.size() * sizeof(uint32_t) <= results_.size_bytes());
+  constexpr size_t kJobResultBytes = sizeof(uint64_t) + sizeof(uint32_t);
+  KVDEPOT_CHECK(jobs.size() * kJobResultBytes <= results_.size_bytes());
   std::vector<Launch> launches = Divide(jobs);
   arguments_.Clear();
   for (Launch& launch : launches) AddJobs(&launch);
   absl::Status status = arguments_.Upload(stream);
-  // One flag a job, in order; a raw job's means nothing.
-  auto* out_of_range = reinterpret_cast<uint32_t*>(results_.data());
+  // A length of a body a job, which `packkv` sets, then a flag a job; a raw job's means nothing.
+  auto* body_bytes = reinterpret_cast<uint64_t*>(results_.data());
+  auto* out_of_range = reinterpret_cast<uint32_t*>(body_bytes + jobs.size());
   for (const Launch& launch : launches) {
     if (!status.ok()) return status;
-    status = Queue(launch, out_of_range, stream);
+    status = Queue(launch, out_of_range, body_bytes, stream);
+    body_bytes += launch.jobs.size();
     out_of_range += launch.jobs.size();
   }
   if (!status.ok()) return status;
-  const absl::StatusOr<const std::byte*> flags =
-      ReadResults(jobs.size() * sizeof(uint32_t), stream);
-  if (!flags.ok()) return flags.status();
+  const absl::StatusOr<const std::byte*> read = ReadResults(jobs.size() * kJobResultBytes, stream);
+  if (!read.ok()) return read.status();
+  const auto* const lengths = reinterpret_cast<const uint64_t*>(*read);
+  const auto* const flags = reinterpret_cast<const uint32_t*>(lengths + jobs.size());
   for (size_t i = 0; i < jobs.size(); ++i) {
-    jobs[i].in_range =
-        jobs[i].codec == Codec::kRaw || reinterpret_cast<const uint32_t*>(*flags)[i] == 0;
+    jobs[i].in_range = jobs[i].codec == Codec::kRaw || flags[i] == 0;
+    if (jobs[i].codec == Codec::kPackKv && jobs[i].in_range)
+      jobs[i].size_bytes = SegmentHeaderBytes(jobs[i].source.shape.kv_heads) + lengths[i];
   }
   return absl::OkStatus();
 }
@@ -237,7 +280,18 @@ absl::Status CudaSegments::Verify(const std::byte* segment, size_t size_bytes,
   if (!read.ok()) return read.status();
   uint64_t checksum;
   memcpy(&checksum, *read, sizeof(checksum));
-  return ValidateSegment({*read + kChecksumBytes, first_bytes}, size_bytes, checksum);
+  status = ValidateSegment({*read + kChecksumBytes, first_bytes}, size_bytes, checksum);
+  if (!status.ok() || SegmentView::Of(*read + kChecksumBytes).codec() != Codec::kPackKv) {
+    return status;
+  }
+  // Its body leads readers from place to place.
+  std::vector<uint64_t> words(size_bytes / sizeof(uint64_t));
+  status = CudaStatus(
+      cudaMemcpyAsync(words.data(), segment, size_bytes, cudaMemcpyDeviceToHost, stream.get()),
+      "reading a segment");
+  if (status.ok()) status = stream.Synchronize();
+  if (!status.ok()) return status;
+  return ValidateSegment({reinterpret_cast<const std::byte*>(words.data()), size_bytes});
 }
 
 }  // namespace kvdepot

@@ -50,12 +50,18 @@ class CudaSegments {
   // Its jobs as kernels read them.
   void AddJobs(Launch* launch);
   const std::byte* const* AddBlocks(const SealBlocks& source);
-  absl::Status Queue(const Launch& launch, uint32_t* out_of_range, const Stream& stream);
+  absl::Status Queue(const Launch& launch, uint32_t* out_of_range, uint64_t* body_bytes,
+                     const Stream& stream);
+  // Of `packkv`.
+  absl::Status QueueBodies(const Launch& launch, uint32_t* out_of_range, uint64_t* body_bytes,
+                           const Stream& stream);
   // The first `size_bytes` of results_, in host memory.
   absl::StatusOr<const std::byte*> ReadResults(size_t size_bytes, const Stream& stream);
 
   KernelArguments arguments_;
   DeviceBuffer checksum_;
+  // Of QueueBodies, as large as it has been needed.
+  DeviceBuffer bodies_;
   // What kernels tell the host.
   DeviceBuffer results_;
   PinnedBuffer host_results_;

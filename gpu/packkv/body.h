@@ -25,7 +25,10 @@ enum class Tensor { kKey, kValue };
 size_t BodyBytesMax(const LayerShape& shape, const Options& options, int blocks);
 
 // None: the values leave the codec's range, and the segment is to be raw. `options` are valid.
-absl::optional<std::vector<std::byte>> EncodeBody(const SealBlocks& source, const Options& options);
+// `k_weights`, [kv_head][channel] or empty: how much an error in a channel of K costs; with
+// `normalize` alone.
+absl::optional<std::vector<std::byte>> EncodeBody(const SealBlocks& source, const Options& options,
+                                                  absl::Span<const float> k_weights = {});
 
 // A body and the geometry that its segment's header says. Owns nothing.
 class BodyView {
@@ -39,7 +42,15 @@ class BodyView {
   }
 
   const BodyHeader& header() const { return *reinterpret_cast<const BodyHeader*>(body_); }
+  bool is_normalized() const { return header().form == static_cast<uint8_t>(Form::kNormalized); }
+  // kTokens only.
   const TokenTable& tokens(int block) const;
+  // With kTokens the same for all heads.
+  const StepTable& steps(int block, int head) const;
+  // The token at each of a block's kBlockTokens places.
+  const uint8_t* order(int block) const;
+  // kNormalized only, in bf16: head_dim centres, then head_dim scales.
+  const uint16_t* channels(int head, Tensor tensor) const;
   RoundShape round_shape(Tensor tensor) const;
   int rounds() const { return kBlockTokens / header().pack_tokens; }
   // Of tokens at places round * pack_tokens and following.
@@ -60,6 +71,7 @@ class BodyView {
   absl::Status CheckHeader() const;
   absl::Status CheckOrder(int block) const;
   absl::Status CheckTile(int block, int head, Tensor tensor, size_t body_bytes, size_t* at) const;
+  const std::byte* table(int block) const;
   const std::byte* entry(int block, int head) const;
 
   const std::byte* body_;

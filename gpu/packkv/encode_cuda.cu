@@ -94,7 +94,9 @@ cudaError_t QueueRoundsOf(const SegmentBatch& batch, const EncodeLaunch& launch,
 
 }  // namespace
 
-bool EncodesOnCuda(const Options& options) { return options.repacking != Repacking::kGreedy; }
+bool EncodesOnCuda(const Options& options) {
+  return options.repacking != Repacking::kGreedy && !options.normalize;
+}
 
 size_t EncodeWorkspaceBytes(const SegmentBatch& batch, const Options& options) {
   const size_t rounds = 2 * static_cast<size_t>(batch.kv_heads) *

@@ -14,7 +14,7 @@
 namespace kvdepot::packkv {
 
 // Whether the GPU encodes by these valid options. Not by greedy repacking: each of its steps waits
-// for the one before.
+// for the one before. Not normalised.
 bool EncodesOnCuda(const Options& options);
 
 // Bytes of device memory, aligned to 16, that EncodeBodies needs until its work is done: about one

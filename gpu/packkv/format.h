@@ -14,6 +14,12 @@ namespace kvdepot::packkv {
 // Of tiles, and what the directory counts in.
 inline constexpr size_t kUnitBytes = 16;
 
+// What a step belongs to, and whether values are normalised.
+enum class Form : uint8_t {
+  kTokens = 0,      // a step a token; values as they are
+  kNormalized = 1,  // a step a token and head; channels centred and scaled
+};
+
 struct BodyHeader {
   float k_relative_scale;
   float v_relative_scale;
@@ -22,11 +28,21 @@ struct BodyHeader {
   // Of codes, and so of minima.
   uint8_t k_bits;
   uint8_t v_bits;
-  uint8_t zero[52];
+  uint8_t form;
+  uint8_t zero[51];
 };
 static_assert(sizeof(BodyHeader) == 64, "gpu/FORMAT.md");
 
-// Of a block's tokens, by place.
+// Of a block's tokens, by place; those of all heads, or with kNormalized of one.
+struct StepTable {
+  uint16_t k_scale[kBlockTokens];  // bf16
+  uint16_t v_scale[kBlockTokens];
+  int16_t k_zero[kBlockTokens];
+  int16_t v_zero[kBlockTokens];
+};
+static_assert(sizeof(StepTable) == 512, "gpu/FORMAT.md");
+
+// A block's with kTokens: a StepTable, and the order behind it.
 struct TokenTable {
   uint16_t k_scale[kBlockTokens];  // bf16
   uint16_t v_scale[kBlockTokens];
@@ -49,6 +65,7 @@ KVDEPOT_HOST_DEVICE constexpr size_t EntryUnitsAt(bool is_key, int pack_tokens) 
   return 2 * sizeof(uint32_t) + sizeof(uint16_t) * before;
 }
 
+// Of bodies with kTokens.
 KVDEPOT_HOST_DEVICE constexpr size_t TokenTableAt(int block) {
   return sizeof(BodyHeader) + static_cast<size_t>(block) * sizeof(TokenTable);
 }
@@ -87,8 +104,8 @@ KVDEPOT_HOST_DEVICE constexpr int BitsBelow(int width, int plane) {
   return width / (2 * plane) * 2 * plane;
 }
 
-// Where token `token` of a pack is in its part of the plane of `plane` bits a code. In packs of 16 a
-// few shifts and masks bring a part into two words in which token t has nibble t % 8.
+// Where token `token` of a pack is in its part of the plane of `plane` bits a code. In packs of 16
+// a few shifts and masks bring a part into two words in which token t has nibble t % 8.
 KVDEPOT_HOST_DEVICE constexpr int BitOf(int pack_tokens, int plane, int token) {
   if (pack_tokens == 16 && plane == 2) return 4 * (token % 8) + token / 8 * 2;
   if (pack_tokens == 16 && plane == 1) return 4 * (token % 4) + token % 8 / 4 * 2 + token / 8;

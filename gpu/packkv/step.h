@@ -23,11 +23,17 @@ KVDEPOT_HOST_DEVICE inline bool IsInRange(float least, float most) {
   return fmaxf(fabsf(least), fabsf(most)) <= kMagnitudeMax;
 }
 
+// The step (bf16) of values that are `least` to `most`: a part of their `extent`.
+KVDEPOT_HOST_DEVICE inline uint16_t ScaleOfExtent(float extent, float least, float most,
+                                                  float relative_scale) {
+  const float magnitude = fmaxf(fabsf(least), fabsf(most));
+  const float wanted = fmaxf(extent * relative_scale, magnitude * kMagnitudeStep);
+  return FloatToBf16(fmaxf(wanted, kStepMin));
+}
+
 // A token's step (bf16).
 KVDEPOT_HOST_DEVICE inline uint16_t ScaleOf(float least, float most, float relative_scale) {
-  const float magnitude = fmaxf(fabsf(least), fabsf(most));
-  const float wanted = fmaxf((most - least) * relative_scale, magnitude * kMagnitudeStep);
-  return FloatToBf16(fmaxf(wanted, kStepMin));
+  return ScaleOfExtent(most - least, least, most, relative_scale);
 }
 
 // Of the smallest value it is the zero point; a code is that of its value less the zero point.

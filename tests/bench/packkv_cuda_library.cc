@@ -3,15 +3,18 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <random>
 #include <thread>
 #include <vector>
 
+#include "gpu/attend_launch.h"
 #include "gpu/check.h"
 #include "gpu/device_memory.h"
 #include "gpu/packkv/body.h"
+#include "gpu/segment_header.h"
 #include "tests/bench/packkv_products_cuda.h"
 
 namespace kvdepot {
@@ -26,6 +29,14 @@ template <class T>
 T Value(absl::StatusOr<T> value) {
   KVDEPOT_CHECK(value.ok());
   return *std::move(value);
+}
+
+template <class T>
+DeviceBuffer ToDevice(const std::vector<T>& values) {
+  DeviceBuffer buffer = Value(DeviceBuffer::Allocate(values.size() * sizeof(T)));
+  KVDEPOT_CHECK(cudaMemcpy(buffer.data(), values.data(), buffer.size_bytes(),
+                           cudaMemcpyHostToDevice) == cudaSuccess);
+  return buffer;
 }
 
 // Gaussian values of one segment.
@@ -89,6 +100,7 @@ class PackKvBench {
     bytes_ = bytes;
     memory_ = Value(DeviceBuffer::Allocate(bytes * static_cast<size_t>(copies)));
     std::vector<const std::byte*> addresses;
+    std::vector<PlanesRun> runs;
     std::byte* to = memory_.data();
     for (int copy = 0; copy < copies; ++copy) {
       for (int i = 0; i < segments_; ++i) {
@@ -96,18 +108,30 @@ class PackKvBench {
         KVDEPOT_CHECK(cudaMemcpy(to, originals[static_cast<size_t>(i % distinct)].data(), size,
                                  cudaMemcpyDeviceToDevice) == cudaSuccess);
         addresses.push_back(to);
+        PlanesRun run = {};
+        // Only the body behind a segment's header is read.
+        run.segment = to - SegmentHeaderBytes(kv_heads);
+        run.position = static_cast<uint32_t>(i * kSegmentTokensMax);
+        run.unit_begin = static_cast<uint32_t>(i) * PlanesSteps(0, kSegmentTokensMax);
+        run.count = kSegmentTokensMax;
+        run.blocks = kSegmentBlocks;
+        runs.push_back(run);
         to += size;
       }
     }
-    addresses_ = Value(DeviceBuffer::Allocate(addresses.size() * sizeof(addresses[0])));
-    KVDEPOT_CHECK(cudaMemcpy(addresses_.data(), addresses.data(), addresses_.size_bytes(),
-                             cudaMemcpyHostToDevice) == cudaSuccess);
+    addresses_ = ToDevice(addresses);
+    runs_ = ToDevice(runs);
     int device = 0;
     KVDEPOT_CHECK(cudaGetDevice(&device) == cudaSuccess);
     KVDEPOT_CHECK(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount,
                                          device) == cudaSuccess);
     workspace_ = Value(DeviceBuffer::Allocate(ValueProductsWorkspaceBytes(multiprocessors_)));
     KVDEPOT_CHECK(cudaMemset(workspace_.data(), 0, workspace_.size_bytes()) == cudaSuccess);
+    attend_workspace_ = Value(DeviceBuffer::Allocate(AttendWorkspaceBytes()));
+    KVDEPOT_CHECK(cudaMemset(attend_workspace_.data(), 0, attend_workspace_.size_bytes()) ==
+                  cudaSuccess);
+    block_costs_ = ToDevice(std::vector<uint32_t>(static_cast<size_t>(copies * kv_heads),
+                                                  PackKvBlockCostBytes(kHeadDim)));
     of_.tokens = static_cast<uint32_t>(tokens);
     of_.kv_heads = static_cast<uint32_t>(kv_heads);
     of_.rows = static_cast<uint32_t>(rows);
@@ -123,6 +147,41 @@ class PackKvBench {
   cudaError_t Values(int copy, const void* w, float* output, cudaStream_t stream) {
     return LaunchValueProducts(Of(copy), static_cast<const __half*>(w), output, workspace_.data(),
                                multiprocessors_, stream);
+  }
+  // Where one fp16 query token a copy lies, [query_head][channel], and its results go: before
+  // Attend.
+  void SetQuery(const void* q, float* output, float* log_sum_exp) {
+    const int copies = static_cast<int>(runs_.size_bytes() / sizeof(PlanesRun)) / segments_;
+    std::vector<AttendCell> cells(static_cast<size_t>(copies));
+    for (int copy = 0; copy < copies; ++copy) {
+      AttendCell& cell = cells[static_cast<size_t>(copy)];
+      cell = {};
+      cell.planes = reinterpret_cast<const PlanesRun*>(runs_.data()) + copy * segments_;
+      cell.q = static_cast<const std::byte*>(q);
+      cell.planes_runs = static_cast<uint32_t>(segments_);
+      cell.planes_units = cell.planes_runs * PlanesSteps(0, kSegmentTokensMax);
+      cell.query_position = of_.tokens - 1;
+      cell.query_tokens = 1;
+      cell.scale = kLog2E / std::sqrt(static_cast<float>(kHeadDim));
+      cell.output = output;
+      cell.log_sum_exp = log_sum_exp;
+    }
+    cells_ = ToDevice(cells);
+  }
+  cudaError_t Attend(int copy, cudaStream_t stream) const {
+    AttendLaunch launch;
+    launch.shape.kv_heads = kv_heads_;
+    launch.shape.query_heads = kv_heads_ * static_cast<int>(of_.rows);
+    launch.shape.head_dim = kHeadDim;
+    launch.dtype = DType::kFp16;
+    launch.codec = Codec::kPackKv;
+    launch.rows_per_tile = AttendRowsPerTile(launch.shape, 1, launch.codec);
+    launch.tiles = 1;
+    launch.cells = reinterpret_cast<const AttendCell*>(cells_.data()) + copy;
+    launch.block_cost_bytes = reinterpret_cast<const uint32_t*>(block_costs_.data());
+    launch.row_count = of_.kv_heads;
+    launch.workspace = attend_workspace_.data();
+    return LaunchAttend(launch, multiprocessors_, stream);
   }
   // [kv_head][token][channel], by the CPU's decoder.
   void Decode(bool is_value, float* values) const {
@@ -168,6 +227,10 @@ class PackKvBench {
   std::vector<std::vector<std::byte>> bodies_;
   DeviceBuffer memory_;
   DeviceBuffer addresses_;
+  DeviceBuffer runs_;
+  DeviceBuffer cells_;
+  DeviceBuffer block_costs_;
+  mutable DeviceBuffer attend_workspace_;
   DeviceBuffer workspace_;
   int multiprocessors_ = 0;
 };
@@ -197,6 +260,13 @@ int PackKvBenchKeys(void* bench, int copy, const void* q, void* scores, void* st
 int PackKvBenchValues(void* bench, int copy, const void* w, float* output, void* stream) {
   return static_cast<kvdepot::PackKvBench*>(bench)->Values(copy, w, output,
                                                            static_cast<cudaStream_t>(stream));
+}
+// As the class's.
+void PackKvBenchSetQuery(void* bench, const void* q, float* output, float* log_sum_exp) {
+  static_cast<kvdepot::PackKvBench*>(bench)->SetQuery(q, output, log_sum_exp);
+}
+int PackKvBenchAttend(void* bench, int copy, void* stream) {
+  return static_cast<kvdepot::PackKvBench*>(bench)->Attend(copy, static_cast<cudaStream_t>(stream));
 }
 // To host memory.
 void PackKvBenchDecode(void* bench, int is_value, float* values) {

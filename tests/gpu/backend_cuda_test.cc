@@ -5,6 +5,7 @@
 
 #include "tests/gpu/backend_contract.h"
 #include "tests/gpu/cuda_device_for_tests.h"
+#include "tests/gpu/packkv_contract.h"
 
 namespace kvdepot {
 namespace {
