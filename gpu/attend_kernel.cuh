@@ -80,7 +80,7 @@ __device__ float* Spill(float* spills, uint32_t warp, const RowState<kHeadDim>& 
 }
 
 template <int kHeadDim, int kTiles, Codec kCodec>
-__global__ void __launch_bounds__(kCodec == Codec::kPackKv ? 224 : 256, kBlocksPerMultiprocessor<kCodec>)
+__global__ void __launch_bounds__(32 * kWarpsMax, kBlocksPerMultiprocessor<kCodec>)
     AttendKernel(const __grid_constant__ AttendParameters p) {
   constexpr int kRows = 4 * kTiles;
   extern __shared__ __align__(16) std::byte shared[];

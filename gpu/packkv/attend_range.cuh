@@ -61,20 +61,23 @@ class RangeAttention {
     for (int row = 0; row < kProductRows; ++row) {
       float* const values = q + row * kRowStride<kHeadDim>;
       float largest = 0;
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 32; ++i)
+        largest = fmaxf(largest, fabsf(values[32 * i + lane]));
+      largest = fmaxf(MaxOfWarp(largest), 1e-30f);
+      const float units = kQueryMax / largest;
+      // Of the integers, so that what rounding does to codes and zero points cancels.
       float sum = 0;
 #pragma unroll
       for (int i = 0; i < kHeadDim / 32; ++i) {
-        largest = fmaxf(largest, fabsf(values[32 * i + lane]));
-        sum += values[32 * i + lane];
+        float& value = values[32 * i + lane];
+        value = rintf(value * units);
+        sum += value;
       }
-      largest = fmaxf(MaxOfWarp(largest), 1e-30f);
       sum = SumOfWarp(sum);
-      const float units = kQueryMax / largest;
-#pragma unroll
-      for (int i = 0; i < kHeadDim / 32; ++i) values[32 * i + lane] *= units;
       if (lane % 4 == row) {
         query_unit_ = largest / kQueryMax;
-        query_sum_ = sum;
+        query_sum_ = sum * query_unit_;
       }
     }
     __syncwarp();
@@ -219,6 +222,8 @@ class RangeAttention {
     takes = takes || __any_sync(kAllLanes, !unit_.Holds(largest_weight));
     if (takes) {
       TakeSums();
+      // Weights are counted anew.
+      if (reference > reference_) unit_ = ValueUnit();
       reference_ = reference;
       unit_.Grow(largest_weight);
     }

@@ -128,9 +128,8 @@ class Round {
         one = *reinterpret_cast<const uint16_t*>(ones);
         ones += 2;
       }
-      one |= one << 14;
-      nibbles[c][0] =
-          (one & 0x11111111u) * one_is + (least * 0x11111111u + (four.x | (two & 0x33333333u)));
+      nibbles[c][0] = ((one | one << 14) & 0x11111111u) * one_is +
+                      (least * 0x11111111u + (four.x | (two & 0x33333333u)));
       nibbles[c][1] = ((one >> 1 | one << 13) & 0x11111111u) * one_is +
                       (least * 0x11111111u + (four.y | (two >> 2 & 0x33333333u)));
     }

@@ -1,10 +1,14 @@
-"""K q and w V over tokens stored by `packkv`, beside cuBLAS on fp16, as the PackKV paper measures them.
+"""K q and w V over tokens stored by `packkv`, beside cuBLAS on fp16, as the PackKV paper measures them; and the whole
+attend, beside the paper's own two kernels and cuDNN.
 
 Gaussian data, 8 KV heads, head_dim 128, relative scales .1 and .2, packs of 16 without repacking. CUDA graphs go
 through copies that are together larger than any cache; scales, zero points and sums over blocks are part of our
-kernels. cuBLAS multiplies fp16 tensors of the same values by torch.matmul. Writes packkv_<gpu>.json.
+kernels. cuBLAS multiplies fp16 tensors of the same shape by torch.matmul. Writes packkv_<gpu>.json.
 
   python3 tests/bench/packkv.py [--results FOLDER] [--quick] [ROW...]
+
+The paper's kernels need its extension, packkv_cuda (github.com/BoJiang03/PackKV, built for the GPU's architecture), in
+PYTHONPATH; without it attend/b1_l131072 is compared with cuDNN alone.
 """
 
 import argparse
@@ -17,6 +21,7 @@ from pathlib import Path
 import results
 import torch
 from attend import pointer, timed
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 LIBRARY = "tests/bench/libpackkv_cuda_library.so"
 HEADS, HEAD_DIM = 8, 128
@@ -27,7 +32,7 @@ ROTATED_BYTES = 400e6
 LAUNCHES_MIN = 64
 CHECKED_TOKENS_MAX = 8192
 DTYPE = torch.float16
-PRINTED = ("name", "value", "opponent_value", "ratio", "spread", "relative_error")
+PRINTED = ("name", "value", "opponent", "opponent_value", "ratio", "spread", "relative_error")
 
 
 def copies_for(size_bytes: float) -> int:
@@ -111,6 +116,103 @@ def measure(library: ctypes.CDLL, tokens: int, rows: int, replays: int) -> list[
     return made
 
 
+def attend_times(library: ctypes.CDLL, tokens: int, rows: int, replays: int) -> tuple[list[float], float | None]:
+    """Of the whole attend, and its relative error."""
+    copies = copies_for(2 * HEADS * HEAD_DIM * tokens * 3.1 / 8)
+    bench = library.PackKvBenchCreate(tokens, HEADS, rows, *map(ctypes.c_float, SCALES), copies)
+    torch.manual_seed(tokens)
+    q = torch.randn(HEADS, rows, HEAD_DIM, device="cuda", dtype=DTYPE)
+    output = torch.empty(HEADS, rows, HEAD_DIM, device="cuda", dtype=torch.float32)
+    log_sum_exp = torch.empty(HEADS, rows, device="cuda", dtype=torch.float32)
+    library.PackKvBenchSetQuery(bench, pointer(q), pointer(output), pointer(log_sum_exp))
+
+    def launch(i, stream):
+        error = library.PackKvBenchAttend(bench, i % copies, ctypes.c_void_p(stream.cuda_stream))
+        assert error == 0, f"CUDA error {error}"
+
+    times = timed(launch, copies * math.ceil(LAUNCHES_MIN / copies), replays)
+    error = None
+    if tokens <= CHECKED_TOKENS_MAX:
+        k, v = (decoded(library, bench, tokens, is_value) for is_value in (False, True))
+        p = torch.softmax(q.double() @ k.transpose(1, 2) / math.sqrt(HEAD_DIM), -1)
+        error = relative_error(output, p @ v)
+    library.PackKvBenchDestroy(bench)
+    return times, error
+
+
+def cudnn_times(tokens: int, rows: int, replays: int) -> list[float]:
+    copies = copies_for(2 * HEADS * HEAD_DIM * tokens * 2)
+    k, v = ([torch.randn(1, HEADS, tokens, HEAD_DIM, device="cuda", dtype=DTYPE) for _ in range(copies)]
+            for _ in range(2))
+    q = torch.randn(1, HEADS * rows, 1, HEAD_DIM, device="cuda", dtype=DTYPE)
+
+    def launch(i, _):
+        torch.nn.functional.scaled_dot_product_attention(q, k[i % copies], v[i % copies], enable_gqa=rows > 1)
+
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return timed(launch, copies * math.ceil(LAUNCHES_MIN / copies), replays)
+
+
+class Original:
+    """The paper's kernels over one copy, which they time themselves: milliseconds a call, epilogues left out."""
+
+    ENCODED_TOKENS = 8192
+
+    def __init__(self, tokens: int):
+        import packkv_cuda
+
+        self.kernels, self.tokens = packkv_cuda, tokens
+        self.k = self.encode(packkv_cuda.k_encode_cpu, SCALES[0], (64, 128), 4)
+        self.v = self.encode(packkv_cuda.v_encode_cpu, SCALES[1], (128, 64), 3)
+
+    def encode(self, encoder, scale: float, tile: tuple[int, int], bits: int):
+        values = torch.randn(self.ENCODED_TOKENS, HEADS * HEAD_DIM)
+        least, most = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+        step = (most - least) * scale
+        codes = (torch.round(values / step) - torch.round(least / step)).to(torch.uint8)
+        tiles = codes.numel() // (tile[0] * tile[1])
+        packed = torch.zeros(codes.numel(), dtype=torch.uint8)
+        directory = torch.zeros(tiles, 2, dtype=torch.uint32)
+        size = encoder(codes, packed, directory, self.ENCODED_TOKENS, HEADS * HEAD_DIM, *tile, bits)
+        times = self.tokens // self.ENCODED_TOKENS
+        offsets = torch.stack([directory[:, 0].long() + i * size for i in range(times)])
+        sizes = directory[:, 1].long().expand(times, -1)
+        whole = torch.cat([packed[:size]] * times + [torch.zeros(128, dtype=torch.uint8)])
+        return whole.cuda(), torch.stack([offsets, sizes], -1).view(-1, 2).to(torch.uint32).cuda(), (*tile, bits)
+
+    def times(self, replays: int) -> list[float]:
+        q = torch.randn(HEADS, HEAD_DIM, device="cuda", dtype=DTYPE)
+        w = torch.softmax(torch.randn(HEADS, self.tokens, device="cuda"), -1).to(DTYPE)
+        scores = torch.empty(HEADS, self.tokens, device="cuda", dtype=DTYPE)
+        output = torch.zeros(HEADS, HEAD_DIM, device="cuda", dtype=torch.float32)
+        measured = []
+        for _ in range(replays + 3):
+            (k, k_directory, k_tile), (v, v_directory, v_tile) = self.k, self.v
+            kq = self.kernels.kq_mat_vec_mul(k, k_directory, q, scores, self.tokens, HEADS * HEAD_DIM, *k_tile)
+            wv = self.kernels.wv_mat_vec_mul(v, v_directory, w, output, self.tokens, HEADS * HEAD_DIM, *v_tile)
+            assert kq > 0 and wv > 0
+            measured.append(1000 * (kq + wv))
+        return measured[3:]
+
+
+def attend_row(library: ctypes.CDLL, tokens: int, rows: int, replays: int) -> dict:
+    times, error = attend_times(library, tokens, rows, replays)
+    value, cudnn = statistics.median(times), statistics.median(cudnn_times(tokens, rows, replays))
+    torch.cuda.empty_cache()
+    row = {"name": f"attend{group(rows)}/b1_l{tokens}", "value": value, "unit": "us", "repeats": replays,
+           "spread": results.spread(times), "relative_error": error, "cudnn_us": cudnn, "cudnn_over_ours": cudnn / value,
+           "opponent": f"torch {torch.__version__} cuDNN fp16", "opponent_value": cudnn, "ratio": cudnn / value,
+           "shown": ["cudnn_us", "cudnn_over_ours"]}
+    if rows == 1 and tokens == CONTEXTS[-1]:
+        try:
+            original = statistics.median(Original(tokens).times(replays))
+            row |= {"opponent": "PackKV's two kernels, epilogues left out", "opponent_value": original,
+                    "ratio": original / value}
+        except ImportError as error:
+            row["opponent_error"] = str(error)
+    return row
+
+
 def group(rows: int) -> str:
     return "" if rows == 1 else f"_g{rows}"
 
@@ -134,12 +236,14 @@ def load_library() -> ctypes.CDLL:
     library = ctypes.CDLL(results.program(LIBRARY))
     library.PackKvBenchCreate.restype = ctypes.c_void_p
     library.PackKvBenchBytes.restype = ctypes.c_double
-    for name in ("Destroy", "Bytes", "Keys", "Values", "Decode"):
+    for name in ("Destroy", "Bytes", "Keys", "Values", "SetQuery", "Attend", "Decode"):
         function = getattr(library, f"PackKvBench{name}")
         function.argtypes = {
             "Destroy": [ctypes.c_void_p], "Bytes": [ctypes.c_void_p],
             "Keys": [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p],
             "Values": [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p],
+            "SetQuery": [ctypes.c_void_p] * 4,
+            "Attend": [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p],
             "Decode": [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p],
         }[name]
     return library
@@ -162,6 +266,13 @@ def main() -> None:
             for row in measure(library, tokens, per_head, 5 if options.quick else 50):
                 rows.append(row)
                 print({key: row[key] for key in PRINTED}, flush=True)
+    for per_head in (1, 4):
+        for tokens in (8192, 32768, 131072):
+            name = f"attend{group(per_head)}/b1_l{tokens}"
+            if options.words and not any(word in name for word in options.words):
+                continue
+            rows.append(attend_row(library, tokens, per_head, 5 if options.quick else 50))
+            print({key: rows[-1].get(key) for key in PRINTED}, flush=True)
     rows += mean_rows(rows)
     print(rows[-4:], flush=True)
     if options.results:

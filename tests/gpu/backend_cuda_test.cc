@@ -144,6 +144,59 @@ TEST_F(BackendCudaTest, DecodesToTheSameValuesFromAnyTokenOn) {
   }
 }
 
+TEST_F(BackendCudaTest, PackKvSegmentsAndValuesAreThoseOfTheCpu) {
+  int seen = 0;
+  for (unsigned round = 0; seen < 20; ++round) {
+    std::mt19937 random(250 + round);
+    const LayerShape shape = RandomShape(random);
+    const DType dtype = static_cast<DType>(1 + random() % 3);
+    packkv::Options options;
+    options.k_relative_scale = round % 3 == 0 ? 0.1f : 0.08f + 0.02f * (random() % 40);
+    options.v_relative_scale = round % 3 == 0 ? 0.2f : 0.08f + 0.02f * (random() % 40);
+    if (round % 2 == 0) options.repacking = packkv::Repacking::kMedian;
+    if (!cuda_->Supports(shape, dtype, Codec::kPackKv, options).ok()) continue;
+    ++seen;
+    const int blocks = 1 + static_cast<int>(random() % 16);
+    const int tokens = blocks * kBlockTokens;
+    SCOPED_TRACE(testing::Message() << "round " << round << ", blocks " << blocks << ", head_dim "
+                                    << shape.head_dim << ", kv_heads " << shape.kv_heads);
+    const RandomTokens input(shape, dtype, tokens, 1, random);
+    std::vector<std::vector<std::byte>> segments;
+    std::vector<std::vector<float>> values;
+    for (Backend* backend : {cpu_.get(), cuda_.get()}) {
+      std::vector<const std::byte*> extents;
+      for (int block = 0; block < blocks; ++block) {
+        std::byte* const extent = Allocate(*backend, ExactExtentBytes(shape, dtype, kBlockTokens));
+        backend->WriteTokens(shape, dtype, input.host(), block * kBlockTokens, kBlockTokens, extent,
+                             kBlockTokens, 0);
+        extents.push_back(extent);
+      }
+      EncodeJob job;
+      job.source = {shape, dtype, extents};
+      job.codec = Codec::kPackKv;
+      job.packkv = options;
+      job.segment =
+          Allocate(*backend, SegmentBytes(shape, dtype, Codec::kPackKv, nullptr, tokens, options));
+      backend->Encode({&job, 1});
+      ASSERT_TRUE(job.in_range);
+      segments.push_back(Read(*backend, job.segment, job.size_bytes));
+      const TokenRun run{TokenRun::Form::kPackKv, job.segment, tokens, 7, tokens - 7};
+      std::vector<float> k(static_cast<size_t>(run.count) * shape.row_values()), v(k.size());
+      backend->Decode(shape, dtype, nullptr, {&run, 1}, DType::kFp32, MemorySpace::kHost,
+                      reinterpret_cast<std::byte*>(k.data()),
+                      reinterpret_cast<std::byte*>(v.data()));
+      values.push_back(k);
+      values.push_back(v);
+    }
+    ASSERT_EQ(segments[0].size(), segments[1].size());
+    ASSERT_EQ(segments[0], segments[1]);
+    for (size_t i = 0; i < values[0].size(); ++i) {
+      ASSERT_EQ(values[0][i], values[2][i]) << "K, value " << i;
+      ASSERT_EQ(values[1][i], values[3][i]) << "V, value " << i;
+    }
+  }
+}
+
 TEST_F(BackendCudaTest, AttendsAsTheCpuDoes) {
   for (unsigned round = 0; round < 20; ++round) {
     std::mt19937 random(300 + round);
