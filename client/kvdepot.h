@@ -82,7 +82,7 @@ int kvdepot_lease_status(const kvdepot_lease* lease);
 void kvdepot_lease_close(kvdepot_lease* lease);
 
 enum { KVDEPOT_BF16 = 1, KVDEPOT_FP16 = 2, KVDEPOT_FP32 = 3 };
-enum { KVDEPOT_RAW = 1, KVDEPOT_PLANES = 2 };
+enum { KVDEPOT_RAW = 1, KVDEPOT_PLANES = 2, KVDEPOT_PACKKV = 3 };
 enum { KVDEPOT_READ = 1, KVDEPOT_WRITE = 2 };
 
 typedef struct kvdepot_layer_shape {
@@ -99,8 +99,8 @@ typedef struct kvdepot_session_spec {
   const char* model;       /* NULL: empty */
   const char* calibration; /* hash; NULL: the session makes its own */
   int dtype;
-  int codec;   /* 0: planes */
-  int profile; /* numbers of session.proto; 0: the codec's default */
+  int codec;   /* 0: planes; packkv: with the defaults of PackKvOptions, session.proto */
+  int profile; /* numbers of session.proto; 0: the codec's default; none of packkv */
   const kvdepot_layer_shape* layers;
   size_t layer_count;
 } kvdepot_session_spec;

@@ -17,6 +17,13 @@ namespace {
 // What vector loads of attention rely on.
 constexpr uint64_t kExtentAlignment = 256;
 
+// What the extents of a layer hold.
+struct LayerKind {
+  LayerShape shape;
+  DType dtype = DType::kBf16;
+  Codec codec = Codec::kRaw;
+};
+
 absl::Status Wrong(const std::string& field, const absl::AlphaNum& value,
                    const absl::AlphaNum& limit) {
   return absl::DataLossError(absl::StrCat("directory.", field, ": ", value, ", must be ", limit));
@@ -66,43 +73,74 @@ absl::StatusOr<MappedDirectory::Extent> ReadExact(const std::string& field,
   return extent;
 }
 
+// Memory of this process' host. What a reader relies on is in the bytes, not in the message.
+absl::Status CheckPackKv(const std::string& field, const v1::MappedExtent& from,
+                         const LayerShape& shape, const std::byte* data) {
+  absl::Status valid = ValidateSegment(absl::MakeConstSpan(data, from.size_bytes()));
+  if (!valid.ok()) return Wrong(field, valid.message(), "a whole segment");
+  const SegmentView view = SegmentView::Of(data);
+  if (view.codec() != Codec::kPackKv || view.kv_heads() != shape.kv_heads ||
+      view.head_dim() != shape.head_dim || view.tokens() != static_cast<int>(from.capacity())) {
+    return Wrong(field,
+                 absl::StrCat("a ", CodecName(view.codec()), " segment of ", view.tokens(),
+                              " tokens, ", view.kv_heads(), " heads of ", view.head_dim()),
+                 absl::StrCat("of packkv, ", from.capacity(), " tokens, ", shape.kv_heads,
+                              " heads of ", shape.head_dim));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Codec> CodecOf(const std::string& field, v1::MappedForm form, Codec session_codec,
+                              const LayerCalibration* calibration) {
+  if (form == v1::MAPPED_FORM_RAW) return Codec::kRaw;
+  if (form == v1::MAPPED_FORM_PLANES) {
+    if (calibration == nullptr) return Wrong(field, "PLANES", "with a calibration");
+    return Codec::kPlanes;
+  }
+  if (form != v1::MAPPED_FORM_PACKKV) {
+    return Wrong(field, static_cast<int>(form), "EXACT, PLANES, RAW or PACKKV");
+  }
+  if (session_codec != Codec::kPackKv) return Wrong(field, "PACKKV", "of the session's codec");
+  return Codec::kPackKv;
+}
+
 absl::StatusOr<MappedDirectory::Extent> ReadSegment(const std::string& field,
                                                     const v1::MappedExtent& from,
-                                                    const LayerShape& shape, DType dtype,
+                                                    const LayerKind& kind,
                                                     const LayerCalibration* calibration,
                                                     const RegionLookup& regions) {
   absl::StatusOr<MappedDirectory::Extent> extent = ReadPlace(field, from, regions);
   if (!extent.ok()) return extent;
-  const bool planes = from.form() == v1::MAPPED_FORM_PLANES;
-  if (!planes && from.form() != v1::MAPPED_FORM_RAW) {
-    return Wrong(field + ".form", static_cast<int>(from.form()), "EXACT, PLANES or RAW");
-  }
-  if (planes && calibration == nullptr)
-    return Wrong(field + ".form", "PLANES", "with a calibration");
+  const absl::StatusOr<Codec> codec =
+      CodecOf(field + ".form", from.form(), kind.codec, calibration);
+  if (!codec.ok()) return codec.status();
   if (from.capacity() < kBlockTokens || from.capacity() > kSegmentTokensMax ||
       from.capacity() % kBlockTokens != 0) {
     return Wrong(field + ".capacity", from.capacity(), "a segment's");
   }
   const int capacity = static_cast<int>(from.capacity());
-  const Codec codec = planes ? Codec::kPlanes : Codec::kRaw;
-  const size_t size_bytes =
-      SegmentBytes(shape, dtype, codec, planes ? calibration : nullptr, capacity);
-  if (from.size_bytes() != size_bytes)
-    return Wrong(field + ".size_bytes", from.size_bytes(), size_bytes);
-  extent->run.form = planes ? TokenRun::Form::kPlanes : TokenRun::Form::kRaw;
+  if (*codec == Codec::kPackKv) {
+    absl::Status status = CheckPackKv(field, from, kind.shape, extent->run.data);
+    if (!status.ok()) return status;
+  } else {
+    const size_t size_bytes = SegmentBytes(
+        kind.shape, kind.dtype, *codec, *codec == Codec::kPlanes ? calibration : nullptr, capacity);
+    if (from.size_bytes() != size_bytes)
+      return Wrong(field + ".size_bytes", from.size_bytes(), size_bytes);
+  }
+  extent->run.form = SegmentForm(*codec);
   extent->run.capacity = capacity;
   return extent;
 }
 
 absl::StatusOr<MappedDirectory::Extent> ReadExtent(const std::string& field,
                                                    const v1::MappedExtent& from,
-                                                   const LayerShape& shape, DType dtype,
+                                                   const LayerKind& kind,
                                                    const LayerCalibration* calibration,
                                                    const RegionLookup& regions) {
   absl::StatusOr<MappedDirectory::Extent> extent =
-      from.form() == v1::MAPPED_FORM_EXACT
-          ? ReadExact(field, from, shape, dtype, regions)
-          : ReadSegment(field, from, shape, dtype, calibration, regions);
+      from.form() == v1::MAPPED_FORM_EXACT ? ReadExact(field, from, kind.shape, kind.dtype, regions)
+                                           : ReadSegment(field, from, kind, calibration, regions);
   if (!extent.ok()) return extent;
   if (from.token_count() == 0 || from.first_token() > from.capacity() ||
       from.token_count() > from.capacity() - from.first_token()) {
@@ -139,13 +177,13 @@ absl::StatusOr<std::shared_ptr<const LayerCalibration>> ReadCalibration(
 absl::StatusOr<MappedDirectory::Layer> ReadLayer(const std::string& field,
                                                  const v1::MappedLayer& from,
                                                  const MappedDirectory::Layer* base,
-                                                 uint64_t token_count, const LayerShape& shape,
-                                                 DType dtype, const RegionLookup& regions) {
+                                                 uint64_t token_count, const LayerKind& kind,
+                                                 const RegionLookup& regions) {
   MappedDirectory::Layer layer;
   layer.first_position = from.first_position();
   if (base != nullptr) layer.calibration = base->calibration;
   if (from.has_calibration()) {
-    auto calibration = ReadCalibration(field + ".calibration", from.calibration(), shape);
+    auto calibration = ReadCalibration(field + ".calibration", from.calibration(), kind.shape);
     if (!calibration.ok()) return calibration.status();
     layer.calibration = *std::move(calibration);
   }
@@ -161,8 +199,8 @@ absl::StatusOr<MappedDirectory::Layer> ReadLayer(const std::string& field,
     layer.extents.assign(first, first + from.kept_extents());
   }
   for (int i = 0; i < from.extents_size(); ++i) {
-    auto extent = ReadExtent(absl::StrCat(field, ".extents[", i, "]"), from.extents(i), shape,
-                             dtype, layer.calibration.get(), regions);
+    auto extent = ReadExtent(absl::StrCat(field, ".extents[", i, "]"), from.extents(i), kind,
+                             layer.calibration.get(), regions);
     if (!extent.ok()) return extent.status();
     layer.extents.push_back(*std::move(extent));
   }
@@ -173,8 +211,8 @@ absl::StatusOr<MappedDirectory::Layer> ReadLayer(const std::string& field,
   if (end != token_count)
     return Wrong(field + ".extents", absl::StrCat("end at ", end), token_count);
   for (int i = 0; i < from.room_size(); ++i) {
-    auto extent =
-        ReadExact(absl::StrCat(field, ".room[", i, "]"), from.room(i), shape, dtype, regions);
+    auto extent = ReadExact(absl::StrCat(field, ".room[", i, "]"), from.room(i), kind.shape,
+                            kind.dtype, regions);
     if (!extent.ok()) return extent.status();
     layer.room.push_back(*std::move(extent));
   }
@@ -199,6 +237,8 @@ absl::StatusOr<MappedShape> MappedShape::Of(const v1::Session& session) {
     }
     shape.codec = Codec::kPlanes;
     shape.profile = static_cast<Profile>(profile);
+  } else if (session.codec() == v1::CODEC_PACKKV) {
+    shape.codec = Codec::kPackKv;
   }
   for (const v1::LayerShape& from : session.layers()) {
     const bool good_heads = from.kv_heads() >= 1 && from.kv_heads() <= kSegmentKvHeadsMax &&
@@ -284,7 +324,7 @@ absl::StatusOr<std::shared_ptr<MappedDirectory>> MappedDirectory::Read(
     absl::StatusOr<Layer> layer =
         ReadLayer(absl::StrCat("layers[", i, "]"), message.layers(i),
                   base == nullptr ? nullptr : &base->layers[index], message.token_count(),
-                  shape.layers[index], shape.dtype, regions);
+                  {shape.layers[index], shape.dtype, shape.codec}, regions);
     if (!layer.ok()) return layer.status();
     directory->layers.push_back(*std::move(layer));
   }

@@ -80,6 +80,10 @@ absl::Status MappedSession::Map(absl::Time deadline, uint64_t have_version) {
   if (have_version == 0) {
     absl::StatusOr<MappedShape> shape = MappedShape::Of(response->session());
     if (!shape.ok()) return shape.status();
+    if (shape->codec == Codec::kPackKv && !device().empty()) {
+      return absl::UnimplementedError(
+          absl::StrCat("codec: packkv, must be raw or planes to be mapped on ", device()));
+    }
     shape_ = *std::move(shape);
   }
   if (!response->has_directory()) return absl::OkStatus();

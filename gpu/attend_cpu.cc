@@ -5,6 +5,7 @@
 
 #include "gpu/check.h"
 #include "gpu/numeric.h"
+#include "gpu/packkv/attend_cpu.h"
 #include "gpu/raw/attend_cpu.h"
 #include "gpu/segment_view.h"
 
@@ -57,6 +58,11 @@ void AttendRun(const QueryRows& rows, DType dtype, int kv_head, const TokenRun& 
     return;
   }
   const SegmentView segment = SegmentView::Of(run.data);
+  if (run.form == TokenRun::Form::kPackKv) {
+    packkv::AttendBody(rows, segment.packkv_body(), kv_head, position, run.first, run.count,
+                       results);
+    return;
+  }
   const std::byte* part = segment.part(kv_head);
   if (run.form == TokenRun::Form::kRaw) {
     AttendRecords(rows, dtype, part, kBlockTokens, run, position, results);

@@ -24,6 +24,8 @@
 #include "gpu/extent.h"
 #include "gpu/ipc_region.h"
 #include "gpu/memory_space.h"
+#include "gpu/packkv/options.h"
+#include "gpu/seal_blocks.h"
 #include "gpu/shape.h"
 #include "gpu/slab_pool.h"
 #include "gpu/token_run.h"
@@ -65,14 +67,6 @@ struct AttendItem {
   MemorySpace results_space = MemorySpace::kHost;
 };
 
-// Whole blocks that become one segment: exact extents of kBlockTokens tokens, in order, at most
-// kSegmentTokensMax / kBlockTokens of them.
-struct SealBlocks {
-  LayerShape shape;
-  DType dtype = DType::kBf16;
-  absl::Span<const std::byte* const> blocks;
-};
-
 // A layer whose own calibration is wanted, with its first sealed segment.
 struct CalibrationJob {
   SealBlocks source;
@@ -84,12 +78,16 @@ struct CalibrationJob {
 struct EncodeJob {
   SealBlocks source;
   Codec codec = Codec::kRaw;
-  const LayerCalibration* calibration = nullptr;  // null for raw
-  // Of SegmentBytes() of the above.
+  const LayerCalibration* calibration = nullptr;  // of `planes`; null for others
+  packkv::Options packkv;                         // of `packkv`, valid
+  // Memory of the device, of SegmentBytes() of the above.
   std::byte* segment = nullptr;
-  // Written by Encode. False: the values leave the range of `planes` (gpu/FORMAT.md); the segment's
+  // Written by Encode. False: the values leave the codec's range (gpu/FORMAT.md); the segment's
   // bytes are then undefined and the caller encodes as raw. Never false for raw.
   bool in_range = true;
+  // Written by Encode: of the segment, as its header says, if the values are in range. Of `packkv`
+  // at most SegmentBytes(), and the caller may give the rest back; of others exactly that.
+  size_t size_bytes = 0;
 };
 
 // Exact tokens of one layer that somebody else than the backend has written.
@@ -109,6 +107,12 @@ class Backend {
 
   // OK, or INTERNAL with the failure that ended the device's use. Any thread.
   virtual absl::Status health() const { return absl::OkStatus(); }
+
+  // Whether layers of that shape can be stored by `codec` and read again, with valid `packkv`
+  // options where it is `packkv`: UNIMPLEMENTED naming the codec and the device if not, and then no
+  // other method is asked to. Any thread.
+  virtual absl::Status Supports(const LayerShape& shape, DType dtype, Codec codec,
+                                const packkv::Options& packkv) const = 0;
 
   // What the device has for sessions, those that it holds included: what a budget in per cent is a
   // part of. Any thread.
@@ -180,9 +184,11 @@ class Backend {
   virtual absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) = 0;
 };
 
-// Bytes of a sealed segment. `calibration` is null for raw.
+// Bytes of a sealed segment, of `packkv` at most. `calibration` is that of `planes`, `packkv` are
+// valid options of that codec.
 size_t SegmentBytes(const LayerShape& shape, DType dtype, Codec codec,
-                    const LayerCalibration* calibration, int tokens);
+                    const LayerCalibration* calibration, int tokens,
+                    const packkv::Options& packkv = {});
 
 // Whether order and pattern numbers of `calibration` fit `shape`: INVALID_ARGUMENT naming the first
 // entry that does not.

@@ -14,6 +14,7 @@
 #include "gpu/decode_runs_cpu.h"
 #include "gpu/finite_cpu.h"
 #include "gpu/host_memory.h"
+#include "gpu/packkv/body.h"
 #include "gpu/planes/encode_cpu.h"
 #include "gpu/planes/format.h"
 #include "gpu/planes/own_calibration.h"
@@ -43,6 +44,11 @@ class CpuBackend : public Backend {
 
   std::string name() const override { return "cpu"; }
   std::string device() const override { return ProcessorName(); }
+
+  absl::Status Supports(const LayerShape& /*shape*/, DType /*dtype*/, Codec /*codec*/,
+                        const packkv::Options& /*packkv*/) const override {
+    return absl::OkStatus();
+  }
 
   uint64_t memory_bytes() const override { return HostMemoryBytes(); }
 
@@ -96,7 +102,7 @@ class CpuBackend : public Backend {
   // A segment is work enough.
   size_t encode_bytes_max() const override { return 1; }
   void Encode(absl::Span<EncodeJob> jobs) override {
-    for (EncodeJob& job : jobs) job.in_range = EncodeSegment(job);
+    for (EncodeJob& job : jobs) job.in_range = EncodeSegment(&job);
   }
 
   absl::Status Attend(absl::Span<const AttendItem> items) override {
@@ -122,18 +128,29 @@ class CpuBackend : public Backend {
   }
 
  private:
-  bool EncodeSegment(const EncodeJob& job) {
-    const SealBlocks& source = job.source;
+  bool EncodeSegment(EncodeJob* job) {
+    const SealBlocks& source = job->source;
+    std::byte* const segment = job->segment;
     const int tokens = static_cast<int>(source.blocks.size()) * kBlockTokens;
-    WriteSegmentHeader(source.shape, source.dtype, job.codec, job.calibration, tokens, job.segment);
-    if (job.codec == Codec::kRaw) {
-      raw::EncodeSegment(source, job.segment + SegmentHeaderBytes(source.shape.kv_heads));
-    } else if (!EncodePlanes(source, *job.calibration, job.segment)) {
+    job->size_bytes =
+        SegmentBytes(source.shape, source.dtype, job->codec, job->calibration, tokens, job->packkv);
+    std::byte* const behind_header = segment + SegmentHeaderBytes(source.shape.kv_heads);
+    if (job->codec == Codec::kPackKv) {
+      const absl::optional<std::vector<std::byte>> body = packkv::EncodeBody(source, job->packkv);
+      if (!body.has_value()) return false;
+      const size_t size_bytes = SegmentHeaderBytes(source.shape.kv_heads) + body->size();
+      KVDEPOT_CHECK(size_bytes <= job->size_bytes);
+      job->size_bytes = size_bytes;
+      memcpy(behind_header, body->data(), body->size());
+    }
+    WriteSegmentHeader(source.shape, source.dtype, job->codec, job->calibration, tokens,
+                       job->size_bytes, segment);
+    if (job->codec == Codec::kRaw) raw::EncodeSegment(source, behind_header);
+    if (job->codec == Codec::kPlanes && !EncodePlanes(source, *job->calibration, segment)) {
       return false;
     }
-    const size_t size_bytes = SegmentView::Of(job.segment).size_bytes();
-    const uint64_t checksum = SegmentChecksum(absl::MakeConstSpan(job.segment, size_bytes));
-    memcpy(job.segment + offsetof(SegmentHeader, checksum), &checksum, sizeof(checksum));
+    const uint64_t checksum = SegmentChecksum(absl::MakeConstSpan(segment, job->size_bytes));
+    memcpy(segment + offsetof(SegmentHeader, checksum), &checksum, sizeof(checksum));
     return true;
   }
 

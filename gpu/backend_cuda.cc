@@ -87,6 +87,13 @@ class CudaBackend final : public Backend {
     return health_;
   }
 
+  absl::Status Supports(const LayerShape& /*shape*/, DType /*dtype*/, Codec codec,
+                        const packkv::Options& /*packkv*/) const override {
+    if (codec != Codec::kPackKv) return absl::OkStatus();
+    return absl::UnimplementedError(absl::StrCat(
+        "codec: ", CodecName(codec), ", must be raw or planes on cuda device ", device_.uuid));
+  }
+
   uint64_t memory_bytes() const override {
     size_t free = 0;
     size_t total = 0;
@@ -276,6 +283,12 @@ std::vector<LayerCalibration> CudaBackend::DeriveCalibrations(
 }
 
 void CudaBackend::Encode(absl::Span<EncodeJob> jobs) {
+  // Callers cut segments to their sizes whether or not the device has failed.
+  for (EncodeJob& job : jobs) {
+    job.size_bytes =
+        SegmentBytes(job.source.shape, job.source.dtype, job.codec, job.calibration,
+                     static_cast<int>(job.source.blocks.size()) * kBlockTokens, job.packkv);
+  }
   if (Enter()) Ok(workspace_.segments.Encode(jobs, workspace_.stream));
 }
 

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
+#include "gpu/packkv/body.h"
 #include "gpu/planes/decode_cpu.h"
 #include "gpu/scalar.h"
 #include "gpu/segment_view.h"
@@ -72,6 +74,15 @@ void DecodeRaw(const std::byte* part, DType dtype, int head_dim, const TokenRun&
   }
 }
 
+// One head's K or V of a `packkv` segment.
+void DecodePackKv(const packkv::BodyView& body, int head, packkv::Tensor tensor, int head_dim,
+                  const TokenRun& run, const HostRows& host) {
+  std::vector<float> values(static_cast<size_t>(run.count) * static_cast<size_t>(head_dim));
+  body.Decode(head, tensor, run.first, absl::MakeSpan(values));
+  CopyRows(reinterpret_cast<const std::byte*>(values.data()), DType::kFp32, head_dim, run.count,
+           host);
+}
+
 }  // namespace
 
 void DecodeRuns(const LayerShape& shape, DType dtype, const LayerCalibration* calibration,
@@ -94,6 +105,12 @@ void DecodeRuns(const LayerShape& shape, DType dtype, const LayerCalibration* ca
       const SegmentView segment = SegmentView::Of(run.data);
       if (run.form == TokenRun::Form::kRaw) {
         DecodeRaw(segment.part(head), dtype, shape.head_dim, run, k_rows, v_rows);
+        continue;
+      }
+      if (run.form == TokenRun::Form::kPackKv) {
+        const packkv::BodyView body = segment.packkv_body();
+        DecodePackKv(body, head, packkv::Tensor::kKey, shape.head_dim, run, k_rows);
+        DecodePackKv(body, head, packkv::Tensor::kValue, shape.head_dim, run, v_rows);
         continue;
       }
       const auto part = planes::PartView::Of(segment.part(head), segment.k_pattern(head),

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "gpu/check.h"
+
 namespace kvdepot {
 
 // Extents of the two uses never share a slab: sealed ones are read-only to whoever maps them, and
@@ -28,9 +30,20 @@ class Extent {
   size_t size_bytes() const { return size_bytes_; }
   const SlabPlace& place() const { return place_; }
 
+  // Gives back what lies behind the first `size_bytes`, 1 to size_bytes(): those stay where they
+  // are. Nobody uses the rest any more. Any thread, one at a time.
+  void Shrink(size_t size_bytes) {
+    KVDEPOT_CHECK(size_bytes > 0 && size_bytes <= size_bytes_);
+    GiveBackBehind(size_bytes);
+    size_bytes_ = size_bytes;
+  }
+
  protected:
   Extent(std::byte* data, size_t size_bytes, SlabPlace place = {})
       : data_(data), size_bytes_(size_bytes), place_(place) {}
+
+  // The memory's part of Shrink; where memory goes in one piece only, nothing.
+  virtual void GiveBackBehind(size_t /*size_bytes*/) {}
 
  private:
   std::byte* data_;

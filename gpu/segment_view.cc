@@ -32,8 +32,8 @@ absl::Status ValidateGeometry(const SegmentHeader& header) {
     return Damaged("version", header.version,
                    absl::StrCat(kSegmentFormatVersion, ", the only one that this build reads"));
   }
-  if (header.codec < 1 || header.codec > 2)
-    return Damaged("codec", header.codec, "1 (raw) or 2 (planes)");
+  if (header.codec < 1 || header.codec > kCodecCount)
+    return Damaged("codec", header.codec, "1 (raw), 2 (planes) or 3 (packkv)");
   if (header.dtype < 1 || header.dtype > 3) return Damaged("dtype", header.dtype, "1 to 3");
   if (header.tokens == 0 || header.tokens % kBlockTokens != 0 ||
       header.tokens > kSegmentTokensMax) {
@@ -46,7 +46,7 @@ absl::Status ValidateGeometry(const SegmentHeader& header) {
   return absl::OkStatus();
 }
 
-// All but the checksum. `first_bytes` as in ValidateSegment.
+// All but the checksum and the body of `packkv`. `first_bytes` as in ValidateSegment.
 absl::Status ValidateHeader(absl::Span<const std::byte> first_bytes, size_t size_bytes) {
   if (size_bytes < sizeof(SegmentHeader)) return Damaged("length", size_bytes, "at least 64");
   SegmentHeader header;
@@ -57,6 +57,8 @@ absl::Status ValidateHeader(absl::Span<const std::byte> first_bytes, size_t size
   const size_t header_bytes = SegmentHeaderBytes(header.kv_heads);
   if (size_bytes < header_bytes)
     return Damaged("length", size_bytes, absl::StrCat("at least ", header_bytes));
+  // Its body says how long it is.
+  if (header.codec == static_cast<uint8_t>(Codec::kPackKv)) return absl::OkStatus();
 
   const int tokens = static_cast<int>(header.tokens);
   size_t expected = header_bytes;
@@ -81,6 +83,22 @@ absl::Status ValidateHeader(absl::Span<const std::byte> first_bytes, size_t size
   return absl::OkStatus();
 }
 
+// That of a `packkv` segment with a valid header.
+absl::Status ValidatePackKvBody(absl::Span<const std::byte> bytes) {
+  SegmentHeader header;
+  memcpy(&header, bytes.data(), sizeof(header));
+  absl::Span<const std::byte> body = bytes.subspan(SegmentHeaderBytes(header.kv_heads));
+  std::vector<uint64_t> aligned;
+  if (reinterpret_cast<uintptr_t>(body.data()) % sizeof(uint64_t) != 0) {
+    aligned.resize(body.size() / sizeof(uint64_t) + 1);
+    memcpy(aligned.data(), body.data(), body.size());
+    body = {reinterpret_cast<const std::byte*>(aligned.data()), body.size()};
+  }
+  return packkv::BodyView::Validate(body, header.kv_heads, header.head_dim,
+                                    static_cast<int>(header.tokens) / kBlockTokens)
+      .status();
+}
+
 absl::Status CheckChecksum(absl::Span<const std::byte> first_bytes, uint64_t checksum) {
   SegmentHeader header;
   memcpy(&header, first_bytes.data(), sizeof(header));
@@ -91,6 +109,7 @@ absl::Status CheckChecksum(absl::Span<const std::byte> first_bytes, uint64_t che
 }  // namespace
 
 size_t SegmentView::part_bytes(int head) const {
+  KVDEPOT_CHECK(codec() != Codec::kPackKv);
   if (codec() == Codec::kRaw) return RawPartBytes(head_dim(), dtype(), tokens());
   return planes::PartBytes(head_dim(), k_pattern(head), v_pattern(head), blocks());
 }
@@ -102,12 +121,12 @@ const std::byte* SegmentView::part(int head) const {
 }
 
 void WriteSegmentHeader(const LayerShape& shape, DType dtype, Codec codec,
-                        const LayerCalibration* calibration, int tokens, std::byte* segment) {
+                        const LayerCalibration* calibration, int tokens, size_t size_bytes,
+                        std::byte* segment) {
   constexpr uint8_t kNoHash[16] = {};
-  const SegmentHeader header =
-      MakeSegmentHeader(codec, dtype, static_cast<uint32_t>(tokens), shape.kv_heads, shape.head_dim,
-                        SegmentBytes(shape, dtype, codec, calibration, tokens),
-                        codec == Codec::kPlanes ? calibration->hash_prefix.data() : kNoHash);
+  const SegmentHeader header = MakeSegmentHeader(
+      codec, dtype, static_cast<uint32_t>(tokens), shape.kv_heads, shape.head_dim, size_bytes,
+      codec == Codec::kPlanes ? calibration->hash_prefix.data() : kNoHash);
   memset(segment, 0, SegmentHeaderBytes(shape.kv_heads));
   memcpy(segment, &header, sizeof(header));
   if (codec != Codec::kPlanes) return;
@@ -136,6 +155,10 @@ uint64_t SegmentChecksum(absl::Span<const std::byte> segment) {
 // The checksum costs the most and comes last.
 absl::Status ValidateSegment(absl::Span<const std::byte> bytes) {
   absl::Status status = ValidateHeader(bytes, bytes.size());
+  if (status.ok() &&
+      bytes[offsetof(SegmentHeader, codec)] == static_cast<std::byte>(Codec::kPackKv)) {
+    status = ValidatePackKvBody(bytes);
+  }
   return status.ok() ? CheckChecksum(bytes, SegmentChecksum(bytes)) : status;
 }
 
@@ -146,9 +169,13 @@ absl::Status ValidateSegment(absl::Span<const std::byte> first_bytes, size_t siz
 }
 
 size_t SegmentBytes(const LayerShape& shape, DType dtype, Codec codec,
-                    const LayerCalibration* calibration, int tokens) {
+                    const LayerCalibration* calibration, int tokens,
+                    const packkv::Options& packkv) {
   KVDEPOT_CHECK(tokens > 0 && tokens % kBlockTokens == 0 && tokens <= kSegmentTokensMax);
   size_t bytes = SegmentHeaderBytes(shape.kv_heads);
+  if (codec == Codec::kPackKv) {
+    return bytes + packkv::BodyBytesMax(shape, packkv, tokens / kBlockTokens);
+  }
   for (int h = 0; h < shape.kv_heads; ++h) {
     if (codec == Codec::kRaw) {
       bytes += RawPartBytes(shape.head_dim, dtype, tokens);

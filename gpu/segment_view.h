@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "gpu/calibration.h"
+#include "gpu/packkv/body.h"
 #include "gpu/planes/pattern.h"
 #include "gpu/segment_header.h"
 #include "gpu/shape.h"
@@ -40,7 +41,13 @@ class SegmentView {
     return planes::ValuePattern(head_dim(), PatternNumber(2 * head + 1));
   }
 
-  // First byte of a head's part, and the part's size.
+  // `packkv` only: all that is behind the header.
+  packkv::BodyView packkv_body() const {
+    return packkv::BodyView::Of(data_ + SegmentHeaderBytes(kv_heads()), kv_heads(), head_dim(),
+                                blocks());
+  }
+
+  // Not of `packkv`: first byte of a head's part, and the part's size.
   const std::byte* part(int head) const;
   size_t part_bytes(int head) const;
 
@@ -53,9 +60,11 @@ class SegmentView {
   const std::byte* data_;
 };
 
-// Writes header and pattern numbers with a zero checksum. `calibration` is null for raw.
+// Writes header and pattern numbers with a zero checksum. `calibration` is that of `planes`, null
+// for others; `size_bytes` is that of the whole segment.
 void WriteSegmentHeader(const LayerShape& shape, DType dtype, Codec codec,
-                        const LayerCalibration* calibration, int tokens, std::byte* segment);
+                        const LayerCalibration* calibration, int tokens, size_t size_bytes,
+                        std::byte* segment);
 
 // Of the largest header.
 inline constexpr int kSegmentKvHeadsMax = 1024;
@@ -65,12 +74,14 @@ inline constexpr size_t kSegmentHeaderBytesMax = SegmentHeaderBytes(kSegmentKvHe
 uint64_t SegmentChecksum(absl::Span<const std::byte> segment);
 
 // Checks everything that reading a segment relies on: magic, version, geometry, pattern numbers,
-// size, checksum. DATA_LOSS names the field, its value and what was expected. `bytes` may be
-// anything and need no alignment; a view of it may be used only if it is 8-byte aligned.
+// the body of `packkv`, size, checksum. DATA_LOSS names the field, its value and what was expected.
+// `bytes` may be anything and need no alignment; a view of it may be used only if it is 8-byte
+// aligned.
 absl::Status ValidateSegment(absl::Span<const std::byte> bytes);
 
 // The same of a segment of `size_bytes` that lies elsewhere: `first_bytes` are as many of its first
-// as there are, up to kSegmentHeaderBytesMax; `checksum` is that of all.
+// as there are, up to kSegmentHeaderBytesMax; `checksum` is that of all. Of `packkv` the body is
+// left out: who cannot vouch for it reads the whole segment.
 absl::Status ValidateSegment(absl::Span<const std::byte> first_bytes, size_t size_bytes,
                              uint64_t checksum);
 

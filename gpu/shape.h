@@ -11,10 +11,24 @@ namespace kvdepot {
 
 // Persistent: the numbers are in segment headers. Never renumber.
 enum class DType : uint8_t { kBf16 = 1, kFp16 = 2, kFp32 = 3 };
-enum class Codec : uint8_t { kRaw = 1, kPlanes = 2 };
+enum class Codec : uint8_t { kRaw = 1, kPlanes = 2, kPackKv = 3 };
+inline constexpr Codec kCodecs[] = {Codec::kRaw, Codec::kPlanes, Codec::kPackKv};
+inline constexpr int kCodecCount = 3;
+// In a table with an entry a codec, in that order.
+constexpr size_t CodecIndex(Codec codec) { return static_cast<size_t>(codec) - 1; }
 
 // As messages, metrics and options spell it.
-constexpr const char* CodecName(Codec codec) { return codec == Codec::kRaw ? "raw" : "planes"; }
+constexpr const char* CodecName(Codec codec) {
+  switch (codec) {
+    case Codec::kRaw:
+      return "raw";
+    case Codec::kPlanes:
+      return "planes";
+    case Codec::kPackKv:
+      return "packkv";
+  }
+  return "";
+}
 
 // Operating points of `planes`, in the order in which a calibration lists their patterns.
 enum class Profile : uint8_t { kTiny = 0, kCompact = 1, kBalanced = 2, kFine = 3 };

@@ -49,6 +49,10 @@ class SlabPool::SlabExtent final : public Extent {
   ~SlabExtent() override { pool_->Free(slab_, place().offset, size_bytes()); }
 
  private:
+  void GiveBackBehind(size_t size_bytes) override {
+    pool_->Shrink(slab_, place().offset, this->size_bytes(), size_bytes);
+  }
+
   SlabPool* const pool_;
   Slab* const slab_;
 };
@@ -139,12 +143,7 @@ std::unique_ptr<SlabPool::Slab> SlabPool::TakeSlab(Slab* slab) {
   return taken;
 }
 
-void SlabPool::Free(Slab* slab, size_t offset, size_t size_bytes) {
-  std::unique_ptr<Slab> released;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  usage_.unused_bytes += size_bytes;
-  size_t begin = offset;
-  size_t end = offset + RoundUp(size_bytes, kExtentAlignment);
+void SlabPool::Join(Slab* slab, size_t begin, size_t end) {
   const auto next = slab->free.lower_bound(begin);
   if (next != slab->free.begin()) {
     const auto previous = std::prev(next);
@@ -158,7 +157,22 @@ void SlabPool::Free(Slab* slab, size_t offset, size_t size_bytes) {
     slab->Erase(next);
   }
   slab->Insert(begin, end - begin);
+}
+
+void SlabPool::Free(Slab* slab, size_t offset, size_t size_bytes) {
+  std::unique_ptr<Slab> released;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  usage_.unused_bytes += size_bytes;
+  Join(slab, offset, offset + RoundUp(size_bytes, kExtentAlignment));
   if (slab->is_empty()) released = Retire(slab);
+}
+
+void SlabPool::Shrink(Slab* slab, size_t offset, size_t from_bytes, size_t to_bytes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  usage_.unused_bytes += from_bytes - to_bytes;
+  const size_t begin = offset + RoundUp(to_bytes, kExtentAlignment);
+  const size_t end = offset + RoundUp(from_bytes, kExtentAlignment);
+  if (begin < end) Join(slab, begin, end);
 }
 
 std::unique_ptr<SlabPool::Slab> SlabPool::Retire(Slab* slab) {

@@ -113,8 +113,11 @@ class SlabPool {
   // Keeps an empty slab as the spare one, or returns it to be destroyed.
   std::unique_ptr<Slab> Retire(Slab* slab);
   std::unique_ptr<Slab> TakeSlab(Slab* slab);
+  // Of free neighbours and [begin, end), both multiples of the alignment, makes one free range.
+  static void Join(Slab* slab, size_t begin, size_t end);
 
   void Free(Slab* slab, size_t offset, size_t size_bytes);
+  void Shrink(Slab* slab, size_t offset, size_t from_bytes, size_t to_bytes);
   void EndHold(Slab* slab);
 
   const SlabSource source_;

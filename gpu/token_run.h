@@ -16,6 +16,7 @@ struct TokenRun {
     kExact,   // exact extent of `capacity` tokens (gpu/FORMAT.md, raw record without a header)
     kPlanes,  // `planes` segment, from its header on; `capacity` is its token count
     kRaw,     // likewise a `raw` segment
+    kPackKv,  // likewise a `packkv` segment
   };
   Form form = Form::kExact;
   const std::byte* data = nullptr;
@@ -25,7 +26,15 @@ struct TokenRun {
 };
 
 constexpr TokenRun::Form SegmentForm(Codec codec) {
-  return codec == Codec::kPlanes ? TokenRun::Form::kPlanes : TokenRun::Form::kRaw;
+  switch (codec) {
+    case Codec::kPlanes:
+      return TokenRun::Form::kPlanes;
+    case Codec::kPackKv:
+      return TokenRun::Form::kPackKv;
+    case Codec::kRaw:
+      break;
+  }
+  return TokenRun::Form::kRaw;
 }
 
 }  // namespace kvdepot

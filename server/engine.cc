@@ -44,6 +44,7 @@ class EngineImpl final : public Engine {
   void ExpireSessions() override;
   size_t session_count() const override;
   EngineTotals totals() override;
+  std::vector<Codec> codecs() const override;
   void CheckInvariants() override;
 
   void TruncateSession(const Caller& caller, const std::string& session_id, uint64_t generation,
@@ -170,6 +171,10 @@ absl::StatusOr<SessionInfo> EngineImpl::CreateSession(const Caller& caller, Sess
   *created = false;
   absl::Status valid = ValidateSpec(spec, state_.options);
   if (!valid.ok()) return valid;
+  for (const LayerShape& layer : spec.layers) {
+    absl::Status supported = state_.backend->Supports(layer, spec.dtype, spec.codec, spec.packkv);
+    if (!supported.ok()) return supported;
+  }
   std::shared_ptr<const ModelLayout> layout;
   if (!spec.calibration.empty()) {
     absl::StatusOr<std::shared_ptr<const ModelLayout>> found =
@@ -308,12 +313,21 @@ EngineTotals EngineImpl::totals() {
   }
   EngineTotals totals;
   for (const SessionRef& session : sessions) {
-    EngineTotals::Bytes& bytes = session->spec().codec == Codec::kRaw ? totals.raw : totals.planes;
+    EngineTotals::Bytes& bytes = totals.Of(session->spec().codec);
     MutexLock lock(state_.mu);
     bytes.logical += session->logical_bytes();
     bytes.stored += session->stored_bytes();
   }
   return totals;
+}
+
+std::vector<Codec> EngineImpl::codecs() const {
+  constexpr LayerShape kShape = {8, 32, 128, 0, 0};
+  std::vector<Codec> codecs;
+  for (const Codec codec : kCodecs) {
+    if (state_.backend->Supports(kShape, DType::kBf16, codec, {}).ok()) codecs.push_back(codec);
+  }
+  return codecs;
 }
 
 void EngineImpl::CheckInvariants() {

@@ -14,6 +14,7 @@
 #ifndef KVDEPOT_SERVER_ENGINE_H_
 #define KVDEPOT_SERVER_ENGINE_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -43,8 +44,10 @@ struct EngineTotals {
     uint64_t logical = 0;
     uint64_t stored = 0;
   };
-  Bytes raw;
-  Bytes planes;
+  std::array<Bytes, kCodecCount> by_codec;  // as CodecIndex
+
+  Bytes& Of(Codec codec) { return by_codec[CodecIndex(codec)]; }
+  const Bytes& Of(Codec codec) const { return by_codec[CodecIndex(codec)]; }
 };
 
 class Engine {
@@ -176,6 +179,8 @@ class Engine {
   virtual size_t session_count() const = 0;
   // Takes the lock once a session: not one moment's picture.
   virtual EngineTotals totals() = 0;
+  // Those by which layers of the commonest shape, 8 KV heads of 128 channels, can be stored.
+  virtual std::vector<Codec> codecs() const = 0;
 
   virtual MappingUsage mapping_usage() const = 0;
   // Bytes freed, in all, because a process had let go of what it was shown.

@@ -49,7 +49,7 @@ struct OperationTimes {
 };
 
 struct SealedSegment {
-  // Raw also where planes could not hold the values.
+  // Raw also where the session's could not hold the values.
   Codec codec = Codec::kRaw;
   int tokens = 0;
   // Its values in the session's dtype.

@@ -44,14 +44,33 @@ absl::StatusOr<std::shared_ptr<Session>> EngineState::Find(const std::string& te
 absl::StatusOr<std::vector<ExtentRef>> EngineState::Allocate(
     const std::string& tenant, ExtentUse use, const std::vector<uint64_t>& sizes_bytes) {
   absl::StatusOr<std::vector<ExtentRef>> extents = AllocateIfFree(tenant, use, sizes_bytes);
-  if (!absl::IsResourceExhausted(extents.status())) return extents;
+  if (absl::IsResourceExhausted(extents.status())) WantUnmapped(tenant);
+  return extents;
+}
+
+absl::StatusOr<std::unique_ptr<StoredExtent>> EngineState::AllocateOwn(const std::string& tenant,
+                                                                       ExtentUse use,
+                                                                       uint64_t size_bytes) {
+  absl::StatusOr<MemoryCharge> charge = budget.Reserve(tenant, size_bytes);
+  absl::Status status = charge.status();
+  if (status.ok()) {
+    absl::StatusOr<std::unique_ptr<Extent>> memory = backend->Allocate(tenant, use, size_bytes);
+    if (memory.ok()) {
+      return std::make_unique<StoredExtent>(StoredExtent{*std::move(charge), *std::move(memory)});
+    }
+    status = memory.status();
+  }
+  if (absl::IsResourceExhausted(status)) WantUnmapped(tenant);
+  return status;
+}
+
+void EngineState::WantUnmapped(const std::string& tenant) {
   UnmapRequests requests;
   {
     MutexLock lock(mu);
     requests = leases.WantUnmapped(tenant, clock->Now() + options.unmap_timeout);
   }
   Send(requests);
-  return extents;
 }
 
 absl::StatusOr<std::vector<ExtentRef>> EngineState::AllocateIfFree(

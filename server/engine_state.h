@@ -47,7 +47,10 @@ struct EngineState {
   // limit. Without the lock: where memory is short the tenant's leases are asked to unmap.
   absl::StatusOr<std::vector<ExtentRef>> Allocate(const std::string& tenant, ExtentUse use,
                                                   const std::vector<uint64_t>& sizes_bytes);
-  // The same for what can wait: nobody is asked for anything.
+  // As Allocate, one extent that is its caller's alone: of a segment whose size is not known yet.
+  absl::StatusOr<std::unique_ptr<StoredExtent>> AllocateOwn(const std::string& tenant,
+                                                            ExtentUse use, uint64_t size_bytes);
+  // As Allocate, for what can wait: nobody is asked for anything.
   absl::StatusOr<std::vector<ExtentRef>> AllocateIfFree(const std::string& tenant, ExtentUse use,
                                                         const std::vector<uint64_t>& sizes_bytes);
   // Of what `field` of a request brings. RESOURCE_EXHAUSTED naming the limit and the field.
@@ -61,6 +64,9 @@ struct EngineState {
 
   // Frees what leases let go of, and counts it. Without the lock.
   void LetGoOf(LetGo let_go);
+
+  // Because memory is short: asks the tenant's leases to unmap.
+  void WantUnmapped(const std::string& tenant);
 
   const EngineOptions options;
   const SealRule seal_rule;

@@ -89,12 +89,10 @@ void Metrics::AddMemory() {
                      .Name("kvdepot_session_stored_bytes")
                      .Help("What the tokens held take, all in, by the session's codec.")
                      .Register(registry_);
-  const auto add = [&](Codec codec) {
+  for (const Codec codec : kCodecs) {
     const prometheus::Labels labels = {{"codec", CodecName(codec)}};
-    return CodecGauges{&logical.Add(labels), &stored.Add(labels)};
-  };
-  raw_held_ = add(Codec::kRaw);
-  planes_held_ = add(Codec::kPlanes);
+    held_[CodecIndex(codec)] = {&logical.Add(labels), &stored.Add(labels)};
+  }
 }
 
 void Metrics::AddMappings() {
@@ -193,7 +191,7 @@ void Metrics::AddTokens() {
                          "Bytes that sealed tokens took in their session's dtype, by codec.");
   auto& stored = family("kvdepot_sealed_stored_bytes_total",
                         "Bytes that sealed segments took, headers, tables and scales included.");
-  for (const Codec codec : {Codec::kRaw, Codec::kPlanes}) {
+  for (const Codec codec : kCodecs) {
     const prometheus::Labels labels = {{"codec", CodecName(codec)}};
     Of(codec) = {&segments.Add(labels), &tokens.Add(labels), &logical.Add(labels),
                  &stored.Add(labels)};
@@ -251,12 +249,10 @@ void Metrics::SetUsage(const Usage& usage) {
   reclaimed_bytes_->Increment(static_cast<double>(usage.reclaimed_bytes) -
                               reclaimed_bytes_->Value());
   sessions_->Set(static_cast<double>(usage.session_count));
-  const auto set = [](const CodecGauges& gauges, const Usage::Bytes& bytes) {
-    gauges.logical_bytes->Set(static_cast<double>(bytes.logical));
-    gauges.stored_bytes->Set(static_cast<double>(bytes.stored));
-  };
-  set(raw_held_, usage.raw);
-  set(planes_held_, usage.planes);
+  for (size_t i = 0; i < held_.size(); ++i) {
+    held_[i].logical_bytes->Set(static_cast<double>(usage.held[i].logical));
+    held_[i].stored_bytes->Set(static_cast<double>(usage.held[i].stored));
+  }
 }
 
 void Metrics::OnRpcStarted(RpcMethod method) {

@@ -43,8 +43,7 @@ struct Usage {
   uint64_t slab_bytes = 0;
   uint64_t slab_unused_bytes = 0;
   uint64_t session_count = 0;
-  Bytes raw;
-  Bytes planes;
+  std::array<Bytes, kCodecCount> held;  // as CodecIndex
   MappingUsage mapping;
   uint64_t reclaimed_bytes = 0;
 };
@@ -119,7 +118,7 @@ class Metrics final : public EngineObserver {
   void AddTokens();
   void AddErrors();
   void CountRejection(const absl::Status& status);
-  CodecCounters& Of(Codec codec) { return sealed_[codec == Codec::kRaw ? 0 : 1]; }
+  CodecCounters& Of(Codec codec) { return sealed_[CodecIndex(codec)]; }
 
   prometheus::Registry registry_;
   prometheus::Family<prometheus::Gauge>& build_info_;
@@ -137,13 +136,12 @@ class Metrics final : public EngineObserver {
   prometheus::Counter* reclaimed_bytes_ = nullptr;
   std::array<std::array<prometheus::Counter*, kStatusCodeCount>, std::size(kMappingOperations)>
       mapping_errors_{};
-  CodecGauges raw_held_{};
-  CodecGauges planes_held_{};
+  std::array<CodecGauges, kCodecCount> held_{};
   std::array<prometheus::Counter*, kRpcMethodCount> rpc_started_{};
   std::array<std::array<prometheus::Counter*, kStatusCodeCount>, kRpcMethodCount> rpc_handled_{};
   std::array<OperationHistograms, std::size(kOperations)> operations_{};
   prometheus::Counter* appended_tokens_ = nullptr;
-  std::array<CodecCounters, 2> sealed_{};
+  std::array<CodecCounters, kCodecCount> sealed_{};
   prometheus::Histogram* k_error_ = nullptr;
   prometheus::Histogram* v_error_ = nullptr;
   prometheus::Counter* seals_deferred_ = nullptr;

@@ -32,17 +32,21 @@ struct Sealer::Job {
   std::vector<const std::byte*> blocks;
   std::shared_ptr<const LayerCalibration> calibration;
   Codec codec = Codec::kRaw;
-  ExtentRef segment;
+  // Of SegmentBytes() until it is encoded.
+  std::unique_ptr<StoredExtent> segment;
 
-  const LayerShape& shape() const { return target->session->spec().layers[target->layer]; }
-  DType dtype() const { return target->session->spec().dtype; }
+  const SessionSpec& spec() const { return target->session->spec(); }
+  const LayerShape& shape() const { return spec().layers[target->layer]; }
+  DType dtype() const { return spec().dtype; }
   SealBlocks source() const { return {shape(), dtype(), blocks}; }
   uint64_t exact_bytes() const { return ExactExtentBytes(shape(), dtype(), due.token_count); }
   // Whatever else the layer's calibration is good for, raw segments have none.
   const LayerCalibration* encoded_with() const {
     return codec == Codec::kPlanes ? calibration.get() : nullptr;
   }
-  EncodeJob encoding() const { return {source(), codec, encoded_with(), segment->data()}; }
+  EncodeJob encoding() const {
+    return {source(), codec, encoded_with(), spec().packkv, segment->data()};
+  }
 };
 
 std::vector<SealTarget> AllLayers(Session* session) {
@@ -68,7 +72,12 @@ bool Sealer::RunTurn() {
   for (size_t i = 0; i < jobs.size(); ++i) {
     // An older segment of the layer was put off.
     if (jobs[i].target->session == nullptr) continue;
-    if (!encodings[i].in_range && !EncodeAsRaw(&jobs[i])) continue;
+    if (encodings[i].in_range) {
+      // Before the next job is sealed: its raw segment may need what is given back.
+      jobs[i].segment->Shrink(encodings[i].size_bytes);
+    } else if (!EncodeAsRaw(&jobs[i])) {
+      continue;
+    }
     SampleError(state_, jobs[i].encoding());
     Seal(&jobs[i]);
   }
@@ -167,12 +176,12 @@ absl::Status Sealer::MakeCalibrations(size_t first) {
 }
 
 absl::Status Sealer::Allocate(Job* job) {
-  absl::StatusOr<std::vector<ExtentRef>> extents =
-      state_->Allocate(job->target->session->tenant(), ExtentUse::kSealed,
-                       {SegmentBytes(job->shape(), job->dtype(), job->codec, job->encoded_with(),
-                                     job->due.token_count)});
-  if (!extents.ok()) return extents.status();
-  job->segment = std::move((*extents)[0]);
+  absl::StatusOr<std::unique_ptr<StoredExtent>> extent =
+      state_->AllocateOwn(job->target->session->tenant(), ExtentUse::kSealed,
+                          SegmentBytes(job->shape(), job->dtype(), job->codec, job->encoded_with(),
+                                       job->due.token_count, job->spec().packkv));
+  if (!extent.ok()) return extent.status();
+  job->segment = *std::move(extent);
   return absl::OkStatus();
 }
 

@@ -18,6 +18,12 @@ struct StoredExtent {
   std::unique_ptr<Extent> memory;
 
   std::byte* data() const { return memory->data(); }
+
+  // As Extent::Shrink, the charge too.
+  void Shrink(uint64_t size_bytes) {
+    memory->Shrink(size_bytes);
+    charge.Split(charge.bytes() - size_bytes);
+  }
 };
 
 // Shared because calls in flight read an extent after its session has dropped it: whoever is last

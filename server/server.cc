@@ -168,8 +168,9 @@ absl::Status Server::StartPages() {
         usage.session_count = engine_->session_count();
         usage.mapping = engine_->mapping_usage();
         usage.reclaimed_bytes = engine_->reclaimed_bytes();
-        usage.raw = {totals.raw.logical, totals.raw.stored};
-        usage.planes = {totals.planes.logical, totals.planes.stored};
+        for (const Codec codec : kCodecs) {
+          usage.held[CodecIndex(codec)] = {totals.Of(codec).logical, totals.Of(codec).stored};
+        }
         metrics_.SetUsage(usage);
         return metrics_.Text();
       });

@@ -93,6 +93,18 @@ absl::string_view NameOf(Profile profile) {
   return "";
 }
 
+absl::string_view NameOf(packkv::Repacking repacking) {
+  switch (repacking) {
+    case packkv::Repacking::kNone:
+      return "none";
+    case packkv::Repacking::kMedian:
+      return "median";
+    case packkv::Repacking::kGreedy:
+      return "greedy";
+  }
+  return "";
+}
+
 std::string Quoted(const std::string& text) { return absl::StrCat("\"", text, "\""); }
 
 std::string Difference(absl::string_view field, absl::AlphaNum asked, absl::AlphaNum existing) {
@@ -114,6 +126,21 @@ std::string FirstDifference(const LayerShape& existing, const LayerShape& asked,
     return differ("soft_cap", existing.soft_cap, asked.soft_cap);
   if (existing.sliding_window != asked.sliding_window)
     return differ("sliding_window", existing.sliding_window, asked.sliding_window);
+  return "";
+}
+
+std::string FirstDifference(const packkv::Options& existing, const packkv::Options& asked) {
+  const auto differ = [](absl::string_view name, auto is, auto wanted) {
+    return Difference(absl::StrCat("packkv.", name), wanted, is);
+  };
+  if (existing.k_relative_scale != asked.k_relative_scale)
+    return differ("k_relative_scale", existing.k_relative_scale, asked.k_relative_scale);
+  if (existing.v_relative_scale != asked.v_relative_scale)
+    return differ("v_relative_scale", existing.v_relative_scale, asked.v_relative_scale);
+  if (existing.pack_tokens != asked.pack_tokens)
+    return differ("pack_tokens", existing.pack_tokens, asked.pack_tokens);
+  if (existing.repacking != asked.repacking)
+    return differ("repacking", NameOf(existing.repacking), NameOf(asked.repacking));
   return "";
 }
 
@@ -149,8 +176,13 @@ absl::Status ValidateSpec(const SessionSpec& spec, const EngineOptions& options)
     absl::Status status = ValidateShape(spec.layers[i], absl::StrCat("layers[", i, "]"));
     if (!status.ok()) return status;
   }
-  if (spec.codec == Codec::kRaw && !spec.calibration.empty()) {
-    return OutOfRange("calibration", spec.calibration, "empty with codec raw");
+  if (spec.codec != Codec::kPlanes && !spec.calibration.empty()) {
+    return OutOfRange("calibration", spec.calibration,
+                      absl::StrCat("empty with codec ", CodecName(spec.codec)));
+  }
+  if (spec.codec == Codec::kPackKv) {
+    absl::Status status = packkv::Validate(spec.packkv);
+    if (!status.ok()) return absl::Status(status.code(), absl::StrCat("packkv.", status.message()));
   }
   if (spec.time_to_live <= absl::ZeroDuration()) {
     return OutOfRange("time_to_live", absl::FormatDuration(spec.time_to_live), "above 0");
@@ -186,6 +218,10 @@ std::string FirstDifference(const SessionSpec& existing, const SessionSpec& aske
   }
   if (existing.codec == Codec::kPlanes && existing.profile != asked.profile) {
     return Difference("profile", NameOf(asked.profile), NameOf(existing.profile));
+  }
+  if (existing.codec == Codec::kPackKv) {
+    std::string difference = FirstDifference(existing.packkv, asked.packkv);
+    if (!difference.empty()) return difference;
   }
   if (existing.calibration != asked.calibration) {
     return Difference("calibration", Quoted(asked.calibration), Quoted(existing.calibration));

@@ -10,6 +10,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "gpu/packkv/options.h"
 #include "gpu/shape.h"
 #include "server/call_memory.h"
 
@@ -34,8 +35,9 @@ struct SessionSpec {
   std::vector<LayerShape> layers;
   DType dtype = DType::kBf16;
   Codec codec = Codec::kPlanes;
-  Profile profile = Profile::kCompact;  // Of planes; without meaning for raw.
-  std::string calibration;              // Hash, or empty for the session's own.
+  Profile profile = Profile::kCompact;  // Of planes; without meaning for others.
+  packkv::Options packkv;               // Of packkv; without meaning for others.
+  std::string calibration;              // Of planes: hash, or empty for the session's own.
   absl::Duration time_to_live = absl::InfiniteDuration();
   std::vector<std::vector<float>>
       query_second_moments;  // Empty, or one entry a layer: [kv_head][channel] or empty.

@@ -30,6 +30,8 @@ ABSL_FLAG(int, head_dim, 128, "Channels of a head.");
 ABSL_FLAG(int, clients, 1, "Clients that work at the same time.");
 ABSL_FLAG(int, rounds, 100, "Attend calls of each client.");
 ABSL_FLAG(std::string, profile, "compact", "tiny, compact, balanced, fine or exact.");
+ABSL_FLAG(std::string, codec, "",
+          "raw, planes or packkv. Unset: planes, or raw where --profile=exact.");
 
 namespace kvdepot::cli {
 namespace {
@@ -42,6 +44,7 @@ struct Plan {
   int layers = 0;
   int clients = 0;
   int rounds = 0;
+  v1::Codec codec = v1::CODEC_UNSPECIFIED;
   v1::Profile profile = v1::PROFILE_UNSPECIFIED;
 };
 
@@ -63,6 +66,13 @@ absl::StatusOr<Plan> PlanFromFlags() {
   if (!v1::Profile_Parse("PROFILE_" + profile, &plan.profile)) {
     return UsageError(absl::StrCat("--profile=", absl::GetFlag(FLAGS_profile), " is unknown"));
   }
+  plan.codec = plan.profile == v1::PROFILE_EXACT ? v1::CODEC_RAW : v1::CODEC_PLANES;
+  const std::string codec = absl::AsciiStrToUpper(absl::GetFlag(FLAGS_codec));
+  if (codec.empty()) return plan;
+  if (!v1::Codec_Parse("CODEC_" + codec, &plan.codec)) {
+    return UsageError(absl::StrCat("--codec=", absl::GetFlag(FLAGS_codec), " is unknown"));
+  }
+  if (plan.codec != v1::CODEC_PLANES) plan.profile = v1::PROFILE_UNSPECIFIED;
   return plan;
 }
 
@@ -84,7 +94,7 @@ class BenchClient {
       shape->set_head_dim(plan_.shape.head_dim);
     }
     request.set_dtype(v1::DTYPE_BF16);
-    request.set_codec(plan_.profile == v1::PROFILE_EXACT ? v1::CODEC_RAW : v1::CODEC_PLANES);
+    request.set_codec(plan_.codec);
     request.set_profile(plan_.profile);
     request.mutable_time_to_live()->set_seconds(kTimeToLiveSeconds);
     absl::StatusOr<v1::CreateSessionResponse> created = client_->CreateSession(request, Deadline());

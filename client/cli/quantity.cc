@@ -59,5 +59,8 @@ std::string EnumText(v1::Profile profile) {
 }
 std::string EnumText(v1::Codec codec) { return WithoutPrefix("CODEC_", v1::Codec_Name(codec)); }
 std::string EnumText(v1::Dtype dtype) { return WithoutPrefix("DTYPE_", v1::Dtype_Name(dtype)); }
+std::string EnumText(v1::PackKvRepacking repacking) {
+  return WithoutPrefix("PACK_KV_REPACKING_", v1::PackKvRepacking_Name(repacking));
+}
 
 }  // namespace kvdepot::cli

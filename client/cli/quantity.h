@@ -24,6 +24,7 @@ std::string CountText(uint64_t count);
 std::string EnumText(v1::Profile profile);
 std::string EnumText(v1::Codec codec);
 std::string EnumText(v1::Dtype dtype);
+std::string EnumText(v1::PackKvRepacking repacking);
 
 }  // namespace kvdepot::cli
 

@@ -25,7 +25,9 @@ std::string SessionsText(const std::vector<v1::Session>& sessions) {
   for (const v1::Session& session : sessions) {
     table.AddRow({session.name(), CountText(session.committed_token_count()),
                   CountText(session.layers_size()),
-                  EnumText(session.codec()) + "/" + EnumText(session.profile()),
+                  session.profile() == v1::PROFILE_UNSPECIFIED
+                      ? EnumText(session.codec())
+                      : absl::StrCat(EnumText(session.codec()), "/", EnumText(session.profile())),
                   BytesText(session.stored_bytes()), absl::StrFormat("%.2f", BitsPerValue(session)),
                   absl::StrFormat("%.2f", Ratio(session)), session.model()});
   }

@@ -23,6 +23,7 @@ std::string TimeText(const google::protobuf::Timestamp& time) {
 std::string CalibrationText(const v1::Session& session,
                             const std::vector<v1::CalibrationInfo>& calibrations) {
   if (session.codec() == v1::CODEC_RAW) return "none: raw stores exact values";
+  if (session.codec() == v1::CODEC_PACKKV) return "none: packkv measures each token";
   if (session.calibration().empty()) return "its own, made from its first sealed segment";
   for (const v1::CalibrationInfo& info : calibrations) {
     if (info.hash() != session.calibration()) continue;
@@ -31,6 +32,16 @@ std::string CalibrationText(const v1::Session& session,
                         ")");
   }
   return absl::StrCat(session.calibration().substr(0, 12), " (no longer listed)");
+}
+
+std::string CodecText(const v1::Session& session) {
+  if (session.codec() != v1::CODEC_PACKKV) {
+    return absl::StrCat(EnumText(session.codec()), ", profile ", EnumText(session.profile()));
+  }
+  const v1::PackKvOptions& options = session.packkv();
+  return absl::StrCat(EnumText(session.codec()), ", steps of ", options.k_relative_scale(),
+                      " (K) and ", options.v_relative_scale(), " (V) of a token's range, packs of ",
+                      options.pack_tokens(), ", repacking ", EnumText(options.repacking()));
 }
 
 std::string SessionText(const v1::Session& session,
@@ -46,8 +57,7 @@ std::string SessionText(const v1::Session& session,
                                        EnumText(session.dtype()))});
   table.AddRow({"bits per value",
                 absl::StrFormat("%.3f all in, ratio %.2f", BitsPerValue(session), Ratio(session))});
-  table.AddRow({"codec", absl::StrCat(EnumText(session.codec()), ", profile ",
-                                      EnumText(session.profile()))});
+  table.AddRow({"codec", CodecText(session)});
   table.AddRow({"calibration", CalibrationText(session, calibrations)});
   table.AddRow({"generation", absl::StrCat(session.generation())});
   table.AddRow({"created", TimeText(session.create_time())});

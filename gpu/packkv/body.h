@@ -13,9 +13,9 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
-#include "gpu/backend.h"
 #include "gpu/packkv/options.h"
 #include "gpu/packkv/round.h"
+#include "gpu/seal_blocks.h"
 
 namespace kvdepot::packkv {
 
@@ -54,6 +54,10 @@ class BodyView {
   // DATA_LOSS naming what is wrong: then no reader may see it. `body` is 4-byte aligned.
   static absl::StatusOr<BodyView> Validate(absl::Span<const std::byte> body, int kv_heads,
                                            int head_dim, int blocks);
+  // Requires such a body, one that was validated or that this process encoded.
+  static BodyView Of(const std::byte* body, int kv_heads, int head_dim, int blocks) {
+    return BodyView(body, kv_heads, head_dim, blocks);
+  }
 
   const BodyHeader& header() const { return *reinterpret_cast<const BodyHeader*>(body_); }
   const TokenTable& tokens(int block) const;

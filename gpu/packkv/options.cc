@@ -15,7 +15,7 @@ absl::Status Validate(const Options& options) {
   }
   if (options.pack_tokens != 4 && options.pack_tokens != 8 && options.pack_tokens != 16) {
     return absl::InvalidArgumentError(
-        absl::StrCat("pack_tokens: ", options.pack_tokens, ", must be 4, 8 or 16"));
+        absl::StrCat("pack_tokens: ", options.pack_tokens, ", must be ", kPackTokensRange));
   }
   const int repacking = static_cast<int>(options.repacking);
   if (repacking >= 1 && repacking <= 3) return absl::OkStatus();

@@ -25,6 +25,8 @@ struct Options {
   Repacking repacking = Repacking::kNone;
 };
 
+inline constexpr char kPackTokensRange[] = "4, 8 or 16";
+
 // Codes of a finer step need more than 8 bits.
 inline constexpr float kRelativeScaleMin = 0.004f;
 

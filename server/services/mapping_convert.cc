@@ -20,6 +20,8 @@ v1::MappedForm FormOf(TokenRun::Form form) {
       return v1::MAPPED_FORM_PLANES;
     case TokenRun::Form::kRaw:
       return v1::MAPPED_FORM_RAW;
+    case TokenRun::Form::kPackKv:
+      return v1::MAPPED_FORM_PACKKV;
   }
   return v1::MAPPED_FORM_UNSPECIFIED;
 }

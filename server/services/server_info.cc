@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "gpu/segment_header.h"
+#include "server/services/session_convert.h"
 
 namespace kvdepot {
 namespace {
@@ -39,7 +40,7 @@ void FillServerInfo(const ServiceContext& context, const std::string& tenant,
   response->set_epoch(context.build.epoch);
   response->set_backend(context.build.backend);
   response->set_device(context.build.device);
-  for (const v1::Codec codec : {v1::CODEC_RAW, v1::CODEC_PLANES}) response->add_codecs(codec);
+  for (const Codec codec : context.engine->codecs()) response->add_codecs(ToProto(codec));
   for (const v1::Dtype dtype : {v1::DTYPE_BF16, v1::DTYPE_FP16, v1::DTYPE_FP32}) {
     response->add_dtypes(dtype);
   }

@@ -80,7 +80,33 @@ absl::Status ReadPlanesProfile(v1::Profile profile, SessionSpec& spec) {
   }
 }
 
+// Ranges of numbers are the engine's to check.
+absl::Status ReadPackKv(const v1::PackKvOptions& from, packkv::Options& options) {
+  if (from.k_relative_scale() != 0) options.k_relative_scale = from.k_relative_scale();
+  if (from.v_relative_scale() != 0) options.v_relative_scale = from.v_relative_scale();
+  if (from.pack_tokens() != 0) {
+    absl::Status status =
+        ReadInt("pack_tokens", from.pack_tokens(), packkv::kPackTokensRange, &options.pack_tokens);
+    if (!status.ok()) return status;
+  }
+  switch (from.repacking()) {
+    case v1::PACK_KV_REPACKING_UNSPECIFIED:
+      return absl::OkStatus();
+    case v1::PACK_KV_REPACKING_NONE:
+    case v1::PACK_KV_REPACKING_MEDIAN:
+    case v1::PACK_KV_REPACKING_GREEDY:
+      // The numbers are the same.
+      options.repacking = static_cast<packkv::Repacking>(from.repacking());
+      return absl::OkStatus();
+    default:
+      return FieldError("repacking", static_cast<int>(from.repacking()), "NONE, MEDIAN or GREEDY");
+  }
+}
+
 absl::Status ReadCodec(const v1::CreateSessionRequest& request, SessionSpec& spec) {
+  if (request.has_packkv() && request.codec() != v1::CODEC_PACKKV) {
+    return FieldError("packkv", "set", "unset but with codec PACKKV");
+  }
   switch (request.codec()) {
     case v1::CODEC_UNSPECIFIED:
     case v1::CODEC_PLANES:
@@ -92,8 +118,15 @@ absl::Status ReadCodec(const v1::CreateSessionRequest& request, SessionSpec& spe
         return absl::OkStatus();
       }
       return FieldError("profile", static_cast<int>(request.profile()), "EXACT with codec RAW");
+    case v1::CODEC_PACKKV:
+      spec.codec = Codec::kPackKv;
+      if (request.profile() != v1::PROFILE_UNSPECIFIED) {
+        return FieldError("profile", static_cast<int>(request.profile()),
+                          "unspecified with codec PACKKV");
+      }
+      return Inside("packkv", ReadPackKv(request.packkv(), spec.packkv));
     default:
-      return FieldError("codec", static_cast<int>(request.codec()), "RAW or PLANES");
+      return FieldError("codec", static_cast<int>(request.codec()), "RAW, PLANES or PACKKV");
   }
 }
 
@@ -124,6 +157,7 @@ v1::Dtype ToProto(DType dtype) {
 
 v1::Profile ToProto(Codec codec, Profile profile) {
   if (codec == Codec::kRaw) return v1::PROFILE_EXACT;
+  if (codec == Codec::kPackKv) return v1::PROFILE_UNSPECIFIED;
   switch (profile) {
     case Profile::kTiny:
       return v1::PROFILE_TINY;
@@ -149,8 +183,15 @@ void ToProto(const SessionSpec& spec, v1::Session* session) {
     layer->set_sliding_window(static_cast<uint32_t>(shape.sliding_window));
   }
   session->set_dtype(ToProto(spec.dtype));
-  session->set_codec(spec.codec == Codec::kRaw ? v1::CODEC_RAW : v1::CODEC_PLANES);
+  session->set_codec(ToProto(spec.codec));
   session->set_profile(ToProto(spec.codec, spec.profile));
+  if (spec.codec == Codec::kPackKv) {
+    v1::PackKvOptions* const packkv = session->mutable_packkv();
+    packkv->set_k_relative_scale(spec.packkv.k_relative_scale);
+    packkv->set_v_relative_scale(spec.packkv.v_relative_scale);
+    packkv->set_pack_tokens(static_cast<uint32_t>(spec.packkv.pack_tokens));
+    packkv->set_repacking(static_cast<v1::PackKvRepacking>(spec.packkv.repacking));
+  }
   session->set_calibration(spec.calibration);
   if (spec.time_to_live != absl::InfiniteDuration()) {
     absl::Duration rest;
@@ -214,6 +255,18 @@ absl::StatusOr<DType> ToDType(v1::Dtype dtype) {
     default:
       return FieldError("dtype", static_cast<int>(dtype), "BF16, FP16 or FP32");
   }
+}
+
+v1::Codec ToProto(Codec codec) {
+  switch (codec) {
+    case Codec::kRaw:
+      return v1::CODEC_RAW;
+    case Codec::kPlanes:
+      return v1::CODEC_PLANES;
+    case Codec::kPackKv:
+      return v1::CODEC_PACKKV;
+  }
+  return v1::CODEC_UNSPECIFIED;
 }
 
 absl::StatusOr<ListRange> ToListRange(const v1::ListSessionsRequest& request,

@@ -22,6 +22,7 @@ absl::Status CheckSessionId(absl::string_view session_id);
 
 // UNSPECIFIED and unknown numbers are errors.
 absl::StatusOr<DType> ToDType(v1::Dtype dtype);
+v1::Codec ToProto(Codec codec);
 
 // How many sessions a page holds, and the name that the page follows.
 struct ListRange {

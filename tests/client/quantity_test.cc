@@ -25,6 +25,7 @@ TEST(QuantityTest, EnumerationsLoseTheirPrefix) {
   EXPECT_EQ(EnumText(v1::PROFILE_COMPACT), "compact");
   EXPECT_EQ(EnumText(v1::CODEC_PLANES), "planes");
   EXPECT_EQ(EnumText(v1::DTYPE_BF16), "bf16");
+  EXPECT_EQ(EnumText(v1::PACK_KV_REPACKING_GREEDY), "greedy");
   EXPECT_EQ(EnumText(static_cast<v1::Codec>(99)), "unknown");
 }
 

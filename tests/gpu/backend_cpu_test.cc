@@ -1,12 +1,13 @@
 #include "tests/gpu/backend_contract.h"
+#include "tests/gpu/packkv_contract.h"
 #include "tests/gpu/vector_targets.h"
 
 namespace kvdepot {
 namespace {
 
-INSTANTIATE_TEST_SUITE_P(Cpu, BackendContractTest,
-                         ::testing::Values(BackendUnderTest{+[] { return MakeCpuBackend(2); }, 3e-4,
-                                                            1e-3}));
+constexpr BackendUnderTest kCpu = {+[] { return MakeCpuBackend(2); }, 3e-4, 1e-3};
+INSTANTIATE_TEST_SUITE_P(Cpu, BackendContractTest, ::testing::Values(kCpu));
+INSTANTIATE_TEST_SUITE_P(Cpu, PackKvContractTest, ::testing::Values(kCpu));
 
 // Batches do not change how the CPU splits an item.
 TEST(BackendCpuTest, RaggedBatchEqualsItsItemsOneByOneBitForBit) {

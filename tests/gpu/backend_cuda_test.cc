@@ -9,8 +9,9 @@
 namespace kvdepot {
 namespace {
 
-INSTANTIATE_TEST_SUITE_P(Cuda, BackendContractTest,
-                         ::testing::Values(BackendUnderTest{MakeCudaBackendForTests, 5e-4, 2e-3}));
+constexpr BackendUnderTest kCuda = {MakeCudaBackendForTests, 5e-4, 2e-3};
+INSTANTIATE_TEST_SUITE_P(Cuda, BackendContractTest, ::testing::Values(kCuda));
+INSTANTIATE_TEST_SUITE_P(Cuda, PackKvContractTest, ::testing::Values(kCuda));
 
 class BackendCudaTest : public ::testing::Test {
  protected:

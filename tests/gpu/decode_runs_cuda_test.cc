@@ -42,7 +42,7 @@ HostRun DrawRun(EncodeCase input, std::mt19937& random) {
       result.run.form = TokenRun::Form::kRaw;
       result.bytes.resize(SegmentBytes(input.shape, input.dtype, Codec::kRaw, nullptr, tokens));
       WriteSegmentHeader(input.shape, input.dtype, Codec::kRaw, nullptr, tokens,
-                         result.bytes.data());
+                         result.bytes.size(), result.bytes.data());
       std::vector<const std::byte*> blocks;
       for (const auto& block : input.blocks) blocks.push_back(block.data());
       raw::EncodeSegment({input.shape, input.dtype, blocks},

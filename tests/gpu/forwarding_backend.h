@@ -18,6 +18,10 @@ class ForwardingBackend : public Backend {
   std::string name() const override { return to_->name(); }
   std::string device() const override { return to_->device(); }
   absl::Status health() const override { return to_->health(); }
+  absl::Status Supports(const LayerShape& shape, DType dtype, Codec codec,
+                        const packkv::Options& packkv) const override {
+    return to_->Supports(shape, dtype, codec, packkv);
+  }
   uint64_t memory_bytes() const override { return to_->memory_bytes(); }
   void SetBudget(uint64_t budget_bytes) override { to_->SetBudget(budget_bytes); }
   SlabUsage slab_usage() const override { return to_->slab_usage(); }

@@ -107,6 +107,40 @@ TEST(SlabPoolTest, FreedNeighboursJoin) {
   EXPECT_EQ(Address(joined), begin);
 }
 
+TEST(SlabPoolTest, AnExtentShrinksWhereItLies) {
+  FakeDevice device;
+  SlabPool pool(device.source(), kSlab, kSlab);
+  auto first = Take(pool, kSlab / 2);
+  const auto second = Take(pool, kSlab / 2);
+  EXPECT_FALSE(pool.Allocate("a", ExtentUse::kTail, 1).ok());
+  const uintptr_t begin = Address(first);
+  first->Shrink(1000);
+  EXPECT_EQ(Address(first), begin);
+  EXPECT_EQ(first->size_bytes(), 1000u);
+  EXPECT_EQ(pool.usage().unused_bytes, kSlab / 2 - 1000);
+  // Within the same rounding: nothing to give back, but what is used is counted.
+  first->Shrink(900);
+  EXPECT_EQ(pool.usage().unused_bytes, kSlab / 2 - 900);
+  const auto between = Take(pool, kSlab / 2 - 1024);
+  EXPECT_EQ(Address(between), begin + 1024);
+  EXPECT_FALSE(pool.Allocate("a", ExtentUse::kTail, 1).ok());
+  // Its end gives back what it still has.
+  first.reset();
+  EXPECT_EQ(Address(Take(pool, 1024)), begin);
+}
+
+TEST(SlabPoolTest, WhatAnExtentGivesBackJoinsTheFreeRangeBehindIt) {
+  FakeDevice device;
+  SlabPool pool(device.source(), kSlab, kSlab);
+  auto extent = Take(pool, kSlab / 2);
+  const uintptr_t begin = Address(extent);
+  extent->Shrink(1);
+  const auto rest = Take(pool, kSlab - 256);
+  EXPECT_EQ(Address(rest), begin + 256);
+  extent.reset();
+  EXPECT_EQ(Address(Take(pool, 256)), begin);
+}
+
 TEST(SlabPoolTest, EmptySlabsGoBackButForOne) {
   FakeDevice device;
   SlabPool pool(device.source(), kSlab, 10 * kSlab);
@@ -199,7 +233,7 @@ TEST(SlabPoolTest, ExtentsNeverOverlap) {
   std::vector<std::unique_ptr<Extent>> extents;
   int refused = 0;
   for (int step = 0; step < 20000; ++step) {
-    if (extents.empty() || random() % 100 < 55) {
+    if (extents.empty() || random() % 100 < 50) {
       const size_t size_bytes = 1 + random() % (random() % 20 == 0 ? 5 * kSlab : kSlab / 8);
       auto extent =
           pool.Allocate(random() % 2 == 0 ? "a" : "b",
@@ -212,7 +246,11 @@ TEST(SlabPoolTest, ExtentsNeverOverlap) {
       }
     } else {
       std::swap(extents[random() % extents.size()], extents.back());
-      extents.pop_back();
+      if (random() % 4 == 0) {
+        extents.back()->Shrink(1 + random() % extents.back()->size_bytes());
+      } else {
+        extents.pop_back();
+      }
     }
     if (step % 200 != 0) continue;
     std::vector<std::pair<uintptr_t, uintptr_t>> ranges;

@@ -60,10 +60,16 @@ inline LayerCalibration RandomCalibration(const LayerShape& shape, std::mt19937&
   return calibration;
 }
 
-// Encode of a single job. False: the values leave the range of `planes`.
+// Encode of a single job. False: the values leave the codec's range.
 inline bool EncodeOne(Backend& backend, const SealBlocks& source, Codec codec,
-                      const LayerCalibration* calibration, std::byte* segment) {
-  EncodeJob job{source, codec, codec == Codec::kPlanes ? calibration : nullptr, segment};
+                      const LayerCalibration* calibration, std::byte* segment,
+                      const packkv::Options& packkv = {}) {
+  EncodeJob job;
+  job.source = source;
+  job.codec = codec;
+  job.calibration = codec == Codec::kPlanes ? calibration : nullptr;
+  job.packkv = packkv;
+  job.segment = segment;
   backend.Encode({&job, 1});
   return job.in_range;
 }
@@ -71,8 +77,13 @@ inline bool EncodeOne(Backend& backend, const SealBlocks& source, Codec codec,
 class StoredLayer {
  public:
   StoredLayer(Backend& backend, const LayerShape& shape, DType dtype, Codec codec,
-              const LayerCalibration* calibration)
-      : backend_(backend), shape_(shape), dtype_(dtype), codec_(codec), calibration_(calibration) {}
+              const LayerCalibration* calibration, const packkv::Options& packkv = {})
+      : backend_(backend),
+        shape_(shape),
+        dtype_(dtype),
+        codec_(codec),
+        calibration_(calibration),
+        packkv_(packkv) {}
 
   // Stores `tokens`, the first at position 0: 16 exact ones, segments of at most `segment_tokens`
   // as long as `tail_min` tokens remain behind them, and the rest exact.
@@ -127,8 +138,9 @@ class StoredLayer {
     }
     const SealBlocks source{shape_, dtype_, blocks};
     Codec codec = codec_;
-    std::byte* segment = Allocate(SegmentBytes(shape_, dtype_, codec, calibration_, count));
-    if (!EncodeOne(backend_, source, codec, calibration_, segment)) {
+    std::byte* segment =
+        Allocate(SegmentBytes(shape_, dtype_, codec, calibration_, count, packkv_));
+    if (!EncodeOne(backend_, source, codec, calibration_, segment, packkv_)) {
       ++raw_fallbacks_;
       codec = Codec::kRaw;
       segment = Allocate(SegmentBytes(shape_, dtype_, Codec::kRaw, nullptr, count));
@@ -142,6 +154,7 @@ class StoredLayer {
   DType dtype_;
   Codec codec_;
   const LayerCalibration* calibration_;
+  const packkv::Options packkv_;
   std::vector<std::unique_ptr<Extent>> extents_;
   std::vector<TokenRun> runs_;
   int raw_fallbacks_ = 0;

@@ -17,15 +17,21 @@ class PoisonedExtent final : public Extent {
       : Extent(extent->data(), extent->size_bytes(), extent->place()),
         extent_(std::move(extent)),
         on_device_(on_device) {}
-  ~PoisonedExtent() override {
+  ~PoisonedExtent() override { PoisonBehind(0); }
+
+ private:
+  void GiveBackBehind(size_t size_bytes) override {
+    PoisonBehind(size_bytes);
+    extent_->Shrink(size_bytes);
+  }
+  void PoisonBehind(size_t offset) {
     if (on_device_) {
-      FillDeviceMemory(data(), size_bytes(), kPoison);
+      FillDeviceMemory(data() + offset, size_bytes() - offset, kPoison);
     } else {
-      std::memset(data(), kPoison, size_bytes());
+      std::memset(data() + offset, kPoison, size_bytes() - offset);
     }
   }
 
- private:
   const std::unique_ptr<Extent> extent_;
   const bool on_device_;
 };

@@ -22,7 +22,9 @@ void CountingObserver::OnAppended(uint64_t tokens) {
 void CountingObserver::OnSealed(const SealedSegment& segment) {
   KVDEPOT_CHECK(segment.logical_bytes > 0 && segment.stored_bytes > 0);
   MutexLock lock(mu_);
-  ++(segment.codec == Codec::kRaw ? counts_.raw_segments : counts_.planes_segments);
+  int* const segments[] = {&counts_.raw_segments, &counts_.planes_segments,
+                           &counts_.packkv_segments};
+  ++*segments[CodecIndex(segment.codec)];
   counts_.sealed_tokens += static_cast<uint64_t>(segment.tokens);
   counts_.seal_lag_max = std::max(counts_.seal_lag_max, segment.lag);
 }

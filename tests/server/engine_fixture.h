@@ -54,6 +54,7 @@ class CountingObserver final : public EngineObserver {
     uint64_t appended = 0;
     int raw_segments = 0;
     int planes_segments = 0;
+    int packkv_segments = 0;
     uint64_t sealed_tokens = 0;
     int deferred_seals = 0;
     std::vector<std::pair<double, double>> errors;

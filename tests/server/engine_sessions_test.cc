@@ -233,11 +233,11 @@ TEST(EngineSessionsTest, TotalsAddUpSessionsByCodec) {
   ASSERT_TRUE(engine.Append(raw, 0, 0, {RandomTokens(random, kShape, 20)}).ok());
   ASSERT_TRUE(engine.Append(planes, 0, 0, {RandomTokens(random, kShape, 400)}).ok());
   const EngineTotals totals = engine->totals();
-  EXPECT_EQ(totals.raw.logical, 20 * 2 * 64 * 4u);
-  EXPECT_EQ(totals.raw.stored, (16 + 64) * 2 * 64 * 4u);
-  EXPECT_EQ(totals.planes.logical, 400 * 2 * 64 * 4u);
-  EXPECT_EQ(totals.planes.stored, engine.Get(planes.id).stored_bytes);
-  EXPECT_EQ(totals.raw.stored + totals.planes.stored, engine->used_bytes());
+  EXPECT_EQ(totals.Of(Codec::kRaw).logical, 20 * 2 * 64 * 4u);
+  EXPECT_EQ(totals.Of(Codec::kRaw).stored, (16 + 64) * 2 * 64 * 4u);
+  EXPECT_EQ(totals.Of(Codec::kPlanes).logical, 400 * 2 * 64 * 4u);
+  EXPECT_EQ(totals.Of(Codec::kPlanes).stored, engine.Get(planes.id).stored_bytes);
+  EXPECT_EQ(totals.Of(Codec::kRaw).stored + totals.Of(Codec::kPlanes).stored, engine->used_bytes());
 }
 
 }  // namespace

@@ -123,7 +123,7 @@ TEST(Metrics, CountsCallsAndRejections) {
 TEST(Metrics, TellsWhatTheEngineDid) {
   Metrics metrics;
   metrics.SetBuildInfo({"1.2.3", "cpu", "A CPU", 0xAB, absl::FromUnixSeconds(50)});
-  metrics.SetUsage({1000, 10, 64, 54, 3, {40, 41}, {50, 7}, {2, 128, 5}, 77});
+  metrics.SetUsage({1000, 10, 64, 54, 3, {{{40, 41}, {50, 7}, {60, 8}}}, {2, 128, 5}, 77});
   metrics.OnAppended(5);
   metrics.OnSealed({Codec::kPlanes, 64, 1000, 140, absl::Milliseconds(30)});
   metrics.OnSealDeferred();
@@ -146,12 +146,14 @@ TEST(Metrics, TellsWhatTheEngineDid) {
   EXPECT_EQ(series.at("kvdepot_sessions"), 3);
   EXPECT_EQ(series.at("kvdepot_session_logical_bytes{codec=\"raw\"}"), 40);
   EXPECT_EQ(series.at("kvdepot_session_stored_bytes{codec=\"planes\"}"), 7);
+  EXPECT_EQ(series.at("kvdepot_session_stored_bytes{codec=\"packkv\"}"), 8);
   EXPECT_EQ(series.at("kvdepot_appended_tokens_total"), 5);
   EXPECT_EQ(series.at("kvdepot_sealed_segments_total{codec=\"planes\"}"), 1);
   EXPECT_EQ(series.at("kvdepot_sealed_tokens_total{codec=\"planes\"}"), 64);
   EXPECT_EQ(series.at("kvdepot_sealed_logical_bytes_total{codec=\"planes\"}"), 1000);
   EXPECT_EQ(series.at("kvdepot_sealed_stored_bytes_total{codec=\"planes\"}"), 140);
   EXPECT_EQ(series.at("kvdepot_sealed_tokens_total{codec=\"raw\"}"), 0);
+  EXPECT_EQ(series.at("kvdepot_sealed_tokens_total{codec=\"packkv\"}"), 0);
   EXPECT_EQ(series.at("kvdepot_seals_deferred_total"), 1);
   EXPECT_EQ(series.at("kvdepot_seal_lag_seconds_sum"), .03);
   EXPECT_EQ(series.at("kvdepot_seal_lag_seconds_bucket{le=\"0.02\"}"), 0);

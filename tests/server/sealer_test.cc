@@ -101,6 +101,28 @@ TEST_F(SealerTest, WhatLeavesTheRangeOfPlanesIsRawAmongOthers) {
   EXPECT_EQ(counts_.planes_segments, 2);
 }
 
+// Beside the tokens there is memory for one segment at its largest, which is a third larger than
+// what it comes to. What a segment gives back counts before the next turn.
+TEST_F(SealerTest, SegmentsOfASizeThatIsNotKnownGiveBackTheRest) {
+  const SessionSpec spec = Spec("s", Codec::kPackKv, kShape, 4);
+  const size_t worst_bytes =
+      SegmentBytes(kShape, DType::kFp32, Codec::kPackKv, nullptr, 384, spec.packkv);
+  EngineOptions options;
+  options.budget_bytes = 4 * (16 + 8 * 64) * kTokenBytes + worst_bytes;
+  TestEngine engine(options, std::make_unique<BatchingBackend>(kAmple, &job_counts_));
+  const SessionInfo session = *engine.Create(spec);
+  AppendPrompt(engine, session, Prompt(7, 4, 500));
+  EXPECT_EQ(job_counts_, (std::vector<size_t>{1, 3}));
+  EXPECT_EQ(engine.counts().packkv_segments, 4);
+  EXPECT_EQ(engine.counts().deferred_seals, 0);
+  const uint64_t exact_bytes = 4 * (16 + 2 * 64) * kTokenBytes;
+  const uint64_t stored_bytes = engine.Get(session.id).stored_bytes;
+  EXPECT_GT(stored_bytes, exact_bytes);
+  EXPECT_LT(stored_bytes, exact_bytes + 4 * worst_bytes);
+  EXPECT_EQ(engine->used_bytes(), stored_bytes);
+  engine->CheckInvariants();
+}
+
 // Each layer has three segments due at the end. Those of layer 0 must become raw, for which there
 // is no memory: they stay due, layer 1 is sealed.
 TEST_F(SealerTest, ASegmentWithoutMemoryHoldsUpItsOwnLayerAlone) {

@@ -168,7 +168,7 @@ inline std::vector<std::byte> EncodeOnCpu(const EncodeCase& input) {
   std::vector<std::byte> segment(
       SegmentBytes(input.shape, input.dtype, Codec::kPlanes, &input.calibration, tokens));
   WriteSegmentHeader(input.shape, input.dtype, Codec::kPlanes, &input.calibration, tokens,
-                     segment.data());
+                     segment.size(), segment.data());
   const SegmentView view = SegmentView::Of(segment.data());
   for (int tensor = 0; tensor < 2 * input.shape.kv_heads; ++tensor) {
     const int head = tensor / 2;

@@ -45,7 +45,7 @@ TEST(RawSegmentCudaTest, WritesTheBytesOfTheCpu) {
           host_blocks.push_back(tokens.data() + b * block_bytes);
           device_blocks.push_back(extents.data() + b * block_bytes);
         }
-        WriteSegmentHeader(shape, dtype, Codec::kRaw, nullptr, block_count * kBlockTokens,
+        WriteSegmentHeader(shape, dtype, Codec::kRaw, nullptr, block_count * kBlockTokens, size,
                            expected.data());
         EncodeSegment({shape, dtype, host_blocks}, expected.data() + SegmentHeaderBytes(kv_heads));
         const uint64_t checksum = SegmentChecksum(expected);

@@ -65,6 +65,53 @@ TEST(ToSessionSpec, FillsInDefaults) {
   EXPECT_EQ(spec->layers[1].query_heads, 8);
 }
 
+TEST(ToSessionSpec, PackKvOptionsHaveDefaultsFieldByField) {
+  const auto of = [](const Change& change) {
+    return ConvertWith([&](auto& r) {
+      r.set_codec(v1::CODEC_PACKKV);
+      change(r);
+    });
+  };
+  absl::StatusOr<SessionSpec> spec = of([](auto&) {});
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->codec, Codec::kPackKv);
+  EXPECT_EQ(spec->packkv.k_relative_scale, .1f);
+  EXPECT_EQ(spec->packkv.v_relative_scale, .2f);
+  EXPECT_EQ(spec->packkv.pack_tokens, 16);
+  EXPECT_EQ(spec->packkv.repacking, packkv::Repacking::kNone);
+  spec = of([](auto& r) {
+    r.mutable_packkv()->set_v_relative_scale(.3f);
+    r.mutable_packkv()->set_repacking(v1::PACK_KV_REPACKING_GREEDY);
+  });
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->packkv.k_relative_scale, .1f);
+  EXPECT_EQ(spec->packkv.v_relative_scale, .3f);
+  EXPECT_EQ(spec->packkv.repacking, packkv::Repacking::kGreedy);
+}
+
+TEST(ToSessionSpec, ChecksPackKvOptions) {
+  const auto refused = [](const std::string& field, const Change& change) {
+    ExpectRefused(field, [&](auto& r) {
+      r.set_codec(v1::CODEC_PACKKV);
+      change(r);
+    });
+  };
+  for (const float scale : {-1.f, .001f, 1.01f, kInfinity, kNan}) {
+    refused("packkv.k_relative_scale",
+            [=](auto& r) { r.mutable_packkv()->set_k_relative_scale(scale); });
+    refused("packkv.v_relative_scale",
+            [=](auto& r) { r.mutable_packkv()->set_v_relative_scale(scale); });
+  }
+  for (const uint32_t tokens : {1u, 32u, ~0u}) {
+    refused("packkv.pack_tokens", [=](auto& r) { r.mutable_packkv()->set_pack_tokens(tokens); });
+  }
+  refused("packkv.repacking",
+          [](auto& r) { r.mutable_packkv()->set_repacking(static_cast<v1::PackKvRepacking>(9)); });
+  refused("profile", [](auto& r) { r.set_profile(v1::PROFILE_FINE); });
+  refused("calibration", [](auto& r) { r.set_calibration("abc"); });
+  ExpectRefused("packkv", [](auto& r) { r.mutable_packkv()->set_pack_tokens(8); });
+}
+
 TEST(ToSessionSpec, ChecksTexts) {
   ExpectRefused("name", [](auto& r) { r.clear_name(); });
   ExpectRefused("name", [](auto& r) { r.set_name(std::string(257, 'x')); });
@@ -228,6 +275,23 @@ TEST(SessionToProto, IsTheInverse) {
   EXPECT_EQ(session.generation(), 3u);
   EXPECT_EQ(session.logical_bytes(), 100u);
   EXPECT_EQ(session.stored_bytes(), 20u);
+}
+
+TEST(SessionToProto, SaysThePackKvOptions) {
+  SessionInfo info;
+  info.spec = *ConvertWith([](auto& r) {
+    r.set_codec(v1::CODEC_PACKKV);
+    r.mutable_packkv()->set_pack_tokens(4);
+    r.mutable_packkv()->set_repacking(v1::PACK_KV_REPACKING_MEDIAN);
+  });
+  v1::Session session;
+  ToProto(info, &session);
+  EXPECT_EQ(session.codec(), v1::CODEC_PACKKV);
+  EXPECT_EQ(session.profile(), v1::PROFILE_UNSPECIFIED);
+  EXPECT_EQ(session.packkv().k_relative_scale(), .1f);
+  EXPECT_EQ(session.packkv().v_relative_scale(), .2f);
+  EXPECT_EQ(session.packkv().pack_tokens(), 4u);
+  EXPECT_EQ(session.packkv().repacking(), v1::PACK_KV_REPACKING_MEDIAN);
 }
 
 }  // namespace
