@@ -117,6 +117,27 @@ absl::StatusOr<KvDump> DumpFromFlags() {
   return dump;
 }
 
+// Those that the backend can run on every layer. The first one's error if that is none.
+absl::StatusOr<std::vector<CodecSetting>> SupportedSettings(
+    const Backend& backend, const KvDump& dump, const std::vector<CodecSetting>& settings) {
+  std::vector<CodecSetting> supported;
+  absl::Status first_error;
+  for (const CodecSetting& setting : settings) {
+    absl::Status status;
+    for (const DumpLayer& layer : dump.layers) {
+      status.Update(CheckSupport(setting, layer.shape, layer.dtype, backend));
+    }
+    if (status.ok()) {
+      supported.push_back(setting);
+      continue;
+    }
+    Progress(absl::StrCat(setting.codec, " ", setting.profile, " is left out: ", status.message()));
+    first_error.Update(status);
+  }
+  if (supported.empty()) return first_error;
+  return supported;
+}
+
 // Fills in report->rows; their settings are there.
 absl::Status MeasureLayer(Backend* backend, const KvDump& dump, const DumpLayer& dump_layer,
                           const absl::optional<v1::Calibration>& calibration, WorkerPool* pool,
@@ -203,8 +224,11 @@ absl::Status RunBenchCodec(const Arguments&) {
   const absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend(options);
   if (!backend.ok()) return backend.status();
 
+  const absl::StatusOr<std::vector<CodecSetting>> supported =
+      SupportedSettings(**backend, *dump, *settings);
+  if (!supported.ok()) return supported.status();
   const absl::StatusOr<CodecReport> report =
-      Measure(backend->get(), *dump, *settings, *calibration);
+      Measure(backend->get(), *dump, *supported, *calibration);
   if (!report.ok()) return report.status();
   const google::protobuf::Struct json = CodecJson(*report);
   if (WantsJson()) {

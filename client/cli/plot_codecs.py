@@ -34,6 +34,20 @@ def curves(report: dict) -> dict[str, list[dict]]:
     return found
 
 
+def label_profiles(axis, report: dict, bits: str, error: str) -> None:
+    """Each name once, at its fewest bits: codecs that share a profile have about the same error there."""
+    leftmost: dict[str, dict] = {}
+    for row in report["rows"]:
+        name = row["profile"]
+        if row["codec"] != EXACT and (name not in leftmost or row[bits] < leftmost[name][bits]):
+            leftmost[name] = row
+    for name, row in leftmost.items():
+        axis.annotate(
+            name, (row[bits], row[error]), fontsize=8, ha="right", va="top",
+            xytext=(-4, -4), textcoords="offset points",
+        )
+
+
 def draw(report: dict, path: str) -> None:
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(7 * len(PANELS), 6.5), sharey=True)
     for axis, (title, bits, error) in zip(axes, PANELS):
@@ -47,11 +61,8 @@ def draw(report: dict, path: str) -> None:
                 label=codec,
                 alpha=0.8,
             )
-            for row in rows:
-                axis.annotate(
-                    row["profile"], (row[bits], row[error]), fontsize=7, alpha=0.8,
-                    xytext=(4, 4), textcoords="offset points",
-                )
+        label_profiles(axis, report, bits, error)
+        axis.margins(x=0.12)
         axis.set_title(title)
         axis.set_xlabel("bits a value, all in")
         axis.set_yscale("log")

@@ -31,8 +31,8 @@ absl::Span<const float> SealedOf(const std::vector<float>& values, const BenchLa
 
 TensorFigures FiguresOf(const StoredTensor& stored, absl::Span<const float> exact) {
   TensorFigures figures;
-  figures.paper_bits = stored.paper_bits;
-  figures.bits = 8 * stored.bytes / static_cast<double>(exact.size());
+  figures.paper_bits = stored.size.paper_bits;
+  figures.bits = 8 * stored.size.bytes / static_cast<double>(exact.size());
   figures.error = RelativeRms(stored.values, exact);
   return figures;
 }
@@ -68,9 +68,9 @@ absl::StatusOr<TrialFigures> TryCodec(const CodecSetting& setting, const BenchLa
   figures.bits = (figures.k.bits + figures.v.bits) / 2;
   const size_t exact_bytes =
       ExactExtentBytes(source.shape, source.dtype, layer.layout().exact_slots());
-  figures.session_bits = 8 *
-                         (stored->k.bytes + stored->v.bytes + static_cast<double>(exact_bytes)) /
-                         static_cast<double>(2 * source.kv.k.size());
+  figures.session_bits =
+      8 * (stored->k.size.bytes + stored->v.size.bytes + static_cast<double>(exact_bytes)) /
+      static_cast<double>(2 * source.kv.k.size());
   const absl::Span<const double> exact = exact_outputs;
   figures.attention_error = RelativeRms(stored->attention, exact);
   figures.attention_error_mean = RelativeError(stored->attention, exact, source.shape.head_dim);

@@ -10,17 +10,16 @@
 #include "absl/status/statusor.h"
 #include "client/codec_bench/bench_layer.h"
 #include "client/codec_bench/codec_setting.h"
+#include "client/codec_bench/segment_set.h"
 #include "gpu/calibration.h"
 
 namespace kvdepot {
 
+// `paper_bits` are as the PackKV paper counts: of the codes, and with packkv of each pack's minimum
+// and width, but of no scales, tables, orders, directories, headers and padding. Of KIVI the paper
+// counts scales and zeros.
 struct StoredTensor {
-  // Bits a value as the PackKV paper counts them: of the codes, and with packkv of each pack's
-  // minimum and width; no scales, tables, orders, directories, headers and padding. Of KIVI the
-  // paper counts scales and zeros.
-  double paper_bits = 0;
-  // Of K or V alone, and half of what belongs to both.
-  double bytes = 0;
+  TensorSize size;
   std::vector<float> values;  // [sealed token][kv_head][channel]
 };
 
@@ -38,7 +37,12 @@ struct StoredTokens {
 // What the calibration of the layer's model says, one a profile.
 using ProfileCalibrations = std::array<LayerCalibration, kProfileCount>;
 
-// `calibrations` may be null unless the setting wants them. Errors as the backend's.
+// Codecs that the backend does not support are UNIMPLEMENTED.
+absl::Status CheckSupport(const CodecSetting& setting, const LayerShape& shape, DType dtype,
+                          const Backend& backend);
+
+// `calibrations` may be null unless the setting wants them. Errors as the backend's. The setting is
+// supported.
 absl::StatusOr<StoredTokens> StoreTokens(const CodecSetting& setting, const BenchLayer& layer,
                                          const ProfileCalibrations* calibrations);
 
