@@ -27,6 +27,7 @@ constexpr const char* kPythons[] = {"python3", "/usr/bin/python3"};
 // Ends when the program does. `input` is its standard input; `quiet`: nothing is printed.
 bool Succeeds(std::vector<std::string> words, int input, bool quiet) {
   std::vector<char*> arguments;
+  arguments.reserve(words.size() + 1);
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   posix_spawn_file_actions_t actions;

@@ -70,8 +70,9 @@ absl::StatusOr<std::unique_ptr<BenchLayer>> BenchLayer::Create(Backend* backend,
     const size_t offset = static_cast<size_t>(first) * row_bytes;
     absl::StatusOr<Extents> stored = result->Store(
         layer.dtype, BytesOf(layer.k) + offset, BytesOf(layer.v) + offset, tokens, extent_tokens);
-    if (stored.ok()) *extents = *std::move(stored);
-    return stored.status();
+    if (!stored.ok()) return stored.status();
+    *extents = *std::move(stored);
+    return absl::OkStatus();
   };
   const int tail = layout.tokens - layout.sealed_end();
   absl::Status status = store(0, kSinkTokens, kSinkTokens, &result->sinks_);

@@ -68,7 +68,7 @@ absl::Status SegmentSet::Allocate() {
   runs_.resize(count);
   extents_.resize(count);
   for (size_t i = 0; i < count; ++i) {
-    const absl::Status status = AllocateSegment(i, codec_.codec);
+    absl::Status status = AllocateSegment(i, codec_.codec);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -114,7 +114,7 @@ void SegmentSet::Encode() {
 absl::Status SegmentSet::ReplaceOutOfRange(int* replaced) {
   for (size_t i = 0; i < jobs_.size(); ++i) {
     if (jobs_[i].in_range) continue;
-    const absl::Status status = AllocateSegment(i, Codec::kRaw);
+    absl::Status status = AllocateSegment(i, Codec::kRaw);
     if (!status.ok()) return status;
     layer_.backend()->Encode(absl::MakeSpan(&jobs_[i], 1));
     ++*replaced;
