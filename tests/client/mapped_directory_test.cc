@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "gpu/backend.h"
 #include "gtest/gtest.h"
 
 namespace kvdepot {
@@ -94,6 +95,45 @@ TEST_F(MappedDirectoryTest, SaysWhereTokensLieAndWhereMoreGo) {
   EXPECT_EQ(runs[2].count, 64);
   EXPECT_EQ(runs[3].count, 1);
   EXPECT_EQ(directory.layers[0].RunsWith(0).size(), 3u);
+}
+
+// How long a `packkv` segment is its bytes say, and those are read whole before anybody attends.
+TEST_F(MappedDirectoryTest, SegmentsOfPackKvAreCheckedToTheirLastByte) {
+  const LayerShape layer = {1, 2, 64, 0, 0};
+  std::vector<float> values(2 * 64 * 64);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i * 37 % 101);
+  const std::byte* const blocks[] = {reinterpret_cast<const std::byte*>(values.data())};
+  EncodeJob job;
+  job.source = {layer, DType::kFp32, blocks};
+  job.codec = Codec::kPackKv;
+  job.segment = bytes_.data() + 8192;
+  MakeCpuBackend(1)->Encode({&job, 1});
+  ASSERT_TRUE(job.in_range);
+  v1::MappedExtent* const extent = directory_.mutable_layers(0)->mutable_extents(1);
+  extent->set_form(v1::MAPPED_FORM_PACKKV);
+  extent->set_size_bytes(job.size_bytes);
+  // Not the session's codec.
+  EXPECT_EQ(Read(directory_).status().code(), absl::StatusCode::kDataLoss);
+  shape_.codec = Codec::kPackKv;
+  const auto read = Read(directory_);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ((*read)->layers[0].extents[1].run.form, TokenRun::Form::kPackKv);
+
+  const auto refused = [this](const v1::MappedDirectory& message) {
+    const absl::Status status = Read(message).status();
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    return std::string(status.message());
+  };
+  v1::MappedDirectory changed = directory_;
+  changed.mutable_layers(0)->mutable_extents(1)->set_size_bytes(job.size_bytes - 16);
+  EXPECT_NE(refused(changed).find("length"), std::string::npos);
+  changed = directory_;
+  changed.mutable_layers(0)->mutable_extents(1)->set_capacity(128);
+  changed.mutable_layers(0)->mutable_extents(1)->set_token_count(128);
+  EXPECT_NE(refused(changed).find("of packkv, 128 tokens"), std::string::npos);
+  std::byte& order = bytes_[8192 + 128 + 64 + 512];
+  order = std::byte{64};
+  EXPECT_NE(refused(directory_).find("order of block 0"), std::string::npos);
 }
 
 TEST_F(MappedDirectoryTest, PlacesOutsideTheSlab) {

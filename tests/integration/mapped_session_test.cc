@@ -78,8 +78,14 @@ TEST_F(MappedSessionTest, WriterAndReaderSeeTheTokensWhateverIsSealed) {
   EXPECT_GT(daemon_.GetSession(created.id()).layer_states(0).sealed_end(), 256u);
 }
 
-TEST_F(MappedSessionTest, OverPlanesItComputesWhatTheDaemonComputes) {
-  const v1::Session created = daemon_.CreateSession("chat", v1::CODEC_PLANES);
+// The daemon's results over segments of a codec, to the last bit.
+class MappedCodecTest : public MappedSessionTest,
+                        public ::testing::WithParamInterface<v1::Codec> {};
+INSTANTIATE_TEST_SUITE_P(Codecs, MappedCodecTest,
+                         ::testing::Values(v1::CODEC_PLANES, v1::CODEC_PACKKV));
+
+TEST_P(MappedCodecTest, ItComputesWhatTheDaemonComputes) {
+  const v1::Session created = daemon_.CreateSession("chat", GetParam());
   const auto lease = OpenLease();
   const auto session = Open(lease, created.id(), MapAccess::kWrite, 1024);
   for (int round = 0; round < 3; ++round) {

@@ -191,7 +191,10 @@ class Writer {
   void Expect(const absl::Status& status) { EXPECT_TRUE(status.ok()) << status; }
 
   void Create() {
-    const v1::Codec codec = random_() % 4 == 0 ? v1::CODEC_RAW : v1::CODEC_PLANES;
+    const v1::Codec host_codecs[] = {v1::CODEC_RAW, v1::CODEC_PLANES, v1::CODEC_PACKKV};
+    const v1::Codec codec = lease_->device().empty()
+                                ? host_codecs[random_() % 3]
+                                : (random_() % 4 == 0 ? v1::CODEC_RAW : v1::CODEC_PLANES);
     info_ = daemon_->CreateSession(absl::StrCat("session ", ++sessions_), codec);
     auto session = MappedSession::Open(lease_, info_.id(), {MapAccess::kWrite, 300}, Soon());
     ASSERT_TRUE(session.ok()) << session.status();

@@ -130,9 +130,8 @@ class Operations {
     auto found = sessions_.find(index);
     if (found != sessions_.end()) return &found->second;
     const LayerShape windowed = {1, 2, 64, 0, 1 + static_cast<int>(input_.UpTo(200))};
-    SessionSpec spec =
-        Spec(absl::StrCat("session", index), input_.Byte() % 2 == 0 ? Codec::kRaw : Codec::kPlanes,
-             {1, 1, 64, 0, 0}, 2);
+    SessionSpec spec = Spec(absl::StrCat("session", index), kCodecs[input_.Byte() % kCodecCount],
+                            {1, 1, 64, 0, 0}, 2);
     if (input_.Byte() % 2 == 0) spec.layers[1] = windowed;
     if (input_.Byte() % 4 == 0) spec.time_to_live = absl::Seconds(200);
     const absl::StatusOr<SessionInfo> created = engine_.Create(spec);

@@ -62,7 +62,7 @@ TEST_F(ServiceTest, TellsWhatItIs) {
   EXPECT_EQ(info.tenant(), "default");
   EXPECT_EQ(info.budget_bytes(), 64u << 20);
   EXPECT_NE(info.epoch(), 0u);
-  EXPECT_EQ(info.codecs_size(), 2);
+  EXPECT_EQ(info.codecs_size(), info.backend() == "cpu" ? 3 : 2);
   EXPECT_EQ(info.dtypes_size(), 3);
   const auto* fields = v1::Limits::descriptor();
   for (int i = 0; i < fields->field_count(); ++i) {
@@ -284,6 +284,78 @@ TEST_F(ServiceTest, PlanesSessionsAttendCloseToTheTruth) {
   v1::AttendResponse response;
   ASSERT_TRUE(daemon_.Attend(AttendOf(session, 0, Queries(1, 1)), &response).ok());
   for (const float value : Floats(response.items(0).output())) ASSERT_TRUE(std::isfinite(value));
+}
+
+// Out and in again by way of the wire: what was sealed stays what it was, in the order of tokens.
+TEST_F(ServiceTest, PackKvSessionsLiveTheWholeLife) {
+  v1::CreateSessionRequest request;
+  request.set_name("packkv");
+  v1::LayerShape* const layer = request.add_layers();
+  layer->set_kv_heads(kKvHeads);
+  layer->set_query_heads(kQueryHeads);
+  layer->set_head_dim(kHeadDim);
+  request.set_dtype(v1::DTYPE_FP32);
+  request.set_codec(v1::CODEC_PACKKV);
+  request.mutable_packkv()->set_pack_tokens(8);
+  request.mutable_packkv()->set_repacking(v1::PACK_KV_REPACKING_GREEDY);
+  v1::CreateSessionResponse created;
+  {
+    Context context;
+    const grpc::Status status = stub().CreateSession(context.get(), request, &created);
+    v1::GetServerInfoResponse info;
+    Context other;
+    ASSERT_TRUE(stub().GetServerInfo(other.get(), {}, &info).ok());
+    if (info.backend() != "cpu") {
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+      EXPECT_TRUE(absl::StrContains(status.error_message(), "packkv")) << status.error_message();
+      return;
+    }
+    ASSERT_TRUE(status.ok()) << status.error_message();
+  }
+  const v1::Session session = created.session();
+  EXPECT_EQ(session.packkv().pack_tokens(), 8u);
+  EXPECT_EQ(session.packkv().repacking(), v1::PACK_KV_REPACKING_GREEDY);
+  EXPECT_EQ(session.packkv().k_relative_scale(), .1f);
+
+  v1::AppendRequest append;
+  append.set_session_id(session.id());
+  append.set_generation(session.generation());
+  *append.mutable_chunk() = Chunk(0, 0, 400);
+  ASSERT_TRUE(daemon_.Append({append}).ok());
+  const v1::Session sealed = daemon_.GetSession(session.id());
+  EXPECT_EQ(sealed.layer_states(0).sealed_end(), 16u + 64 * 5);
+  EXPECT_LT(sealed.stored_bytes(), sealed.logical_bytes() / 2);
+
+  const auto fetch = [&](uint64_t position, uint64_t count) {
+    v1::FetchRequest range;
+    range.set_session_id(session.id());
+    range.set_position(position);
+    range.set_token_count(count);
+    v1::TokenChunk tokens;
+    EXPECT_TRUE(daemon_.Fetch(range, &tokens).ok());
+    EXPECT_EQ(tokens.token_count(), count);
+    return tokens;
+  };
+  constexpr size_t kRowBytes = kRowValues * sizeof(float);
+  const v1::TokenChunk first = fetch(0, 400);
+  const v1::TokenChunk part = fetch(70, 201);
+  EXPECT_EQ(part.k(), first.k().substr(70 * kRowBytes, 201 * kRowBytes));
+  EXPECT_EQ(part.v(), first.v().substr(70 * kRowBytes, 201 * kRowBytes));
+
+  v1::AttendResponse attended;
+  ASSERT_TRUE(daemon_.Attend(AttendOf(session, 0, Queries(1, 1)), &attended).ok());
+  for (const float value : Floats(attended.items(0).output())) ASSERT_TRUE(std::isfinite(value));
+
+  v1::TruncateSessionRequest truncate;
+  truncate.set_session_id(session.id());
+  truncate.set_generation(session.generation());
+  truncate.set_token_count(150);
+  v1::TruncateSessionResponse truncated;
+  Context context;
+  ASSERT_TRUE(stub().TruncateSession(context.get(), truncate, &truncated).ok());
+  const v1::TokenChunk kept = fetch(0, 150);
+  EXPECT_EQ(kept.k(), first.k().substr(0, 150 * kRowBytes));
+  EXPECT_EQ(kept.v(), first.v().substr(0, 150 * kRowBytes));
 }
 
 TEST_F(ServiceTest, SetsTheBudget) {
