@@ -44,7 +44,7 @@ struct DenseTokens {
 struct AttendItem {
   LayerShape shape;
   DType dtype = DType::kBf16;
-  // Of the session's layer; null if no run is a `planes` segment.
+  // Of the session's layer; may be null if no run is a `planes` segment.
   const LayerCalibration* calibration = nullptr;
   // In order of position and without gaps. runs[0] begins at position `first_position`; tokens
   // before it are not visible to any query (they left the sliding window).
@@ -78,8 +78,9 @@ struct CalibrationJob {
 struct EncodeJob {
   SealBlocks source;
   Codec codec = Codec::kRaw;
-  const LayerCalibration* calibration = nullptr;  // of `planes`; null for others
-  packkv::Options packkv;                         // of `packkv`, valid
+  // Of `planes`. Of `packkv` with `normalize` the session's, or null; null for others.
+  const LayerCalibration* calibration = nullptr;
+  packkv::Options packkv;  // of `packkv`, valid
   // Memory of the device, of SegmentBytes() of the above.
   std::byte* segment = nullptr;
   // Written by Encode. False: the values leave the codec's range (gpu/FORMAT.md); the segment's

@@ -128,6 +128,11 @@ class CpuBackend : public Backend {
   }
 
  private:
+  static absl::Span<const float> KeyWeights(const EncodeJob& job) {
+    if (!job.packkv.normalize || job.calibration == nullptr) return {};
+    return job.calibration->k_channel_weights;
+  }
+
   bool EncodeSegment(EncodeJob* job) {
     const SealBlocks& source = job->source;
     std::byte* const segment = job->segment;
@@ -136,7 +141,8 @@ class CpuBackend : public Backend {
         SegmentBytes(source.shape, source.dtype, job->codec, job->calibration, tokens, job->packkv);
     std::byte* const behind_header = segment + SegmentHeaderBytes(source.shape.kv_heads);
     if (job->codec == Codec::kPackKv) {
-      const absl::optional<std::vector<std::byte>> body = packkv::EncodeBody(source, job->packkv);
+      const absl::optional<std::vector<std::byte>> body =
+          packkv::EncodeBody(source, job->packkv, KeyWeights(*job));
       if (!body.has_value()) return false;
       const size_t size_bytes = SegmentHeaderBytes(source.shape.kv_heads) + body->size();
       KVDEPOT_CHECK(size_bytes <= job->size_bytes);

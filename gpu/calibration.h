@@ -25,12 +25,16 @@ struct HeadLayout {
   TensorLayout v;
 };
 
-// One layer at one profile: what `planes` needs to encode, size, decode and attend.
+// One layer at one profile: what `planes` needs to encode, size, decode and attend, and what
+// `packkv` takes to encode if it normalises.
 struct LayerCalibration {
   // First 16 bytes of the calibration's hash; segments carry it.
   std::array<uint8_t, 16> hash_prefix{};
   // One entry a KV head.
   std::vector<HeadLayout> heads;
+  // [kv_head][channel] or empty: how much an error in a channel of K costs, the mean of q^2. Of
+  // `packkv` alone; 0 for all channels of a head where it is not known.
+  std::vector<float> k_channel_weights;
 };
 
 }  // namespace kvdepot

@@ -64,8 +64,12 @@ LayerCalibration LayoutOf(const std::vector<HeadCalibration>& heads, const std::
   const auto tensor = [profile](const TensorCalibration& from) {
     return TensorLayout{from.channel_order, from.patterns[static_cast<size_t>(profile)]};
   };
-  for (const HeadCalibration& head : heads)
+  std::vector<float>& weights = layout.k_channel_weights;
+  for (const HeadCalibration& head : heads) {
     layout.heads.push_back({tensor(head.k), tensor(head.v)});
+    weights.insert(weights.end(), head.k.channel_weights.begin(), head.k.channel_weights.end());
+    weights.resize(layout.heads.size() * head.k.channel_order.size());
+  }
   return layout;
 }
 
@@ -136,7 +140,8 @@ uint64_t CalibrationStore::BytesOf(const Calibration& calibration) {
   uint64_t bytes = calibration.model.size() + calibration.description.size();
   for (const std::vector<HeadCalibration>& heads : calibration.layers) {
     const size_t head_dim = heads.empty() ? 0 : heads[0].k.channel_order.size();
-    bytes += sizeof(LayerShape) + kProfileCount * CalibrationBytes(heads.size(), head_dim);
+    bytes += sizeof(LayerShape) + kProfileCount * (CalibrationBytes(heads.size(), head_dim) +
+                                                   heads.size() * head_dim * sizeof(float));
   }
   return bytes;
 }

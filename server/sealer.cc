@@ -42,7 +42,7 @@ struct Sealer::Job {
   uint64_t exact_bytes() const { return ExactExtentBytes(shape(), dtype(), due.token_count); }
   // Whatever else the layer's calibration is good for, raw segments have none.
   const LayerCalibration* encoded_with() const {
-    return codec == Codec::kPlanes ? calibration.get() : nullptr;
+    return codec == Codec::kRaw ? nullptr : calibration.get();
   }
   EncodeJob encoding() const {
     return {source(), codec, encoded_with(), spec().packkv, segment->data()};

@@ -133,6 +133,9 @@ std::string FirstDifference(const packkv::Options& existing, const packkv::Optio
   const auto differ = [](absl::string_view name, auto is, auto wanted) {
     return Difference(absl::StrCat("packkv.", name), wanted, is);
   };
+  if (existing.normalize != asked.normalize)
+    return differ("normalize", existing.normalize ? "true" : "false",
+                  asked.normalize ? "true" : "false");
   if (existing.k_relative_scale != asked.k_relative_scale)
     return differ("k_relative_scale", existing.k_relative_scale, asked.k_relative_scale);
   if (existing.v_relative_scale != asked.v_relative_scale)
@@ -176,9 +179,12 @@ absl::Status ValidateSpec(const SessionSpec& spec, const EngineOptions& options)
     absl::Status status = ValidateShape(spec.layers[i], absl::StrCat("layers[", i, "]"));
     if (!status.ok()) return status;
   }
-  if (spec.codec != Codec::kPlanes && !spec.calibration.empty()) {
+  const bool takes_calibration =
+      spec.codec == Codec::kPlanes || (spec.codec == Codec::kPackKv && spec.packkv.normalize);
+  if (!takes_calibration && !spec.calibration.empty()) {
     return OutOfRange("calibration", spec.calibration,
-                      absl::StrCat("empty with codec ", CodecName(spec.codec)));
+                      absl::StrCat("empty with codec ", CodecName(spec.codec),
+                                   spec.codec == Codec::kPackKv ? " unless it normalises" : ""));
   }
   if (spec.codec == Codec::kPackKv) {
     absl::Status status = packkv::Validate(spec.packkv);

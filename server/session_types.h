@@ -37,7 +37,8 @@ struct SessionSpec {
   Codec codec = Codec::kPlanes;
   Profile profile = Profile::kCompact;  // Of planes; without meaning for others.
   packkv::Options packkv;               // Of packkv; without meaning for others.
-  std::string calibration;              // Of planes: hash, or empty for the session's own.
+  // Of planes: hash, or empty for the session's own. Of packkv that normalises: hash, or empty.
+  std::string calibration;
   absl::Duration time_to_live = absl::InfiniteDuration();
   std::vector<std::vector<float>>
       query_second_moments;  // Empty, or one entry a layer: [kv_head][channel] or empty.

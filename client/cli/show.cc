@@ -23,7 +23,8 @@ std::string TimeText(const google::protobuf::Timestamp& time) {
 std::string CalibrationText(const v1::Session& session,
                             const std::vector<v1::CalibrationInfo>& calibrations) {
   if (session.codec() == v1::CODEC_RAW) return "none: raw stores exact values";
-  if (session.codec() == v1::CODEC_PACKKV) return "none: packkv measures each token";
+  if (session.codec() == v1::CODEC_PACKKV && session.calibration().empty())
+    return "none: packkv measures each token";
   if (session.calibration().empty()) return "its own, made from its first sealed segment";
   for (const v1::CalibrationInfo& info : calibrations) {
     if (info.hash() != session.calibration()) continue;
@@ -39,8 +40,10 @@ std::string CodecText(const v1::Session& session) {
     return absl::StrCat(EnumText(session.codec()), ", profile ", EnumText(session.profile()));
   }
   const v1::PackKvOptions& options = session.packkv();
-  return absl::StrCat(EnumText(session.codec()), ", steps of ", options.k_relative_scale(),
-                      " (K) and ", options.v_relative_scale(), " (V) of a token's range, packs of ",
+  return absl::StrCat(EnumText(session.codec()), options.normalize() ? ", normalised" : "",
+                      ", steps of ", options.k_relative_scale(), " (K) and ",
+                      options.v_relative_scale(), " (V) of a token's ",
+                      options.normalize() ? "root mean square" : "range", ", packs of ",
                       options.pack_tokens(), ", repacking ", EnumText(options.repacking()));
 }
 

@@ -1,104 +1,20 @@
 #include "gpu/packkv/body.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "gpu/check.h"
 #include "gpu/numeric.h"
-#include "gpu/packkv/quantize.h"
-#include "gpu/packkv/repack.h"
-#include "gpu/scalar.h"
+#include "gpu/packkv/body_layout.h"
 
 namespace kvdepot::packkv {
 namespace {
 
-// Of tiles, and what the directory counts in.
-constexpr size_t kUnitBytes = 16;
-
-// An entry of the directory: where the tile of K and that of V begin, in units from the body's
-// begin, and how many units each of their rounds has.
-size_t EntryBytes(int pack_tokens) {
-  return 2 * sizeof(uint32_t) +
-         2 * sizeof(uint16_t) * static_cast<size_t>(kBlockTokens / pack_tokens);
-}
-
-size_t DirectoryAt(int blocks) {
-  return sizeof(BodyHeader) + static_cast<size_t>(blocks) * sizeof(TokenTable);
-}
-
-size_t TilesAt(int kv_heads, int blocks, int pack_tokens) {
-  const size_t end = DirectoryAt(blocks) + static_cast<size_t>(blocks) *
-                                               static_cast<size_t>(kv_heads) *
-                                               EntryBytes(pack_tokens);
-  return (end + kUnitBytes - 1) / kUnitBytes * kUnitBytes;
-}
-
-// K or V of an exact extent as [token][kv_head][channel].
-std::vector<float> ValuesOf(const SealBlocks& source, size_t block, Tensor tensor) {
-  const size_t heads = static_cast<size_t>(source.shape.kv_heads);
-  const size_t dim = static_cast<size_t>(source.shape.head_dim);
-  const size_t value_bytes = DTypeBytes(source.dtype);
-  std::vector<float> values(kBlockTokens * heads * dim);
-  for (size_t h = 0; h < heads; ++h) {
-    const size_t first = (2 * h + (tensor == Tensor::kValue ? 1 : 0)) * kBlockTokens * dim;
-    const std::byte* from = source.blocks[block] + first * value_bytes;
-    for (size_t t = 0; t < kBlockTokens; ++t) {
-      for (size_t c = 0; c < dim; ++c) {
-        values[(t * heads + h) * dim + c] =
-            LoadScalar(from + (t * dim + c) * value_bytes, source.dtype);
-      }
-    }
-  }
-  return values;
-}
-
-struct Block {
-  QuantizedBlock k;
-  QuantizedBlock v;
-  TokenOrder order;
-};
-
-int CodeBits(const std::vector<Block>& blocks, QuantizedBlock Block::*tensor) {
-  unsigned most = 0;
-  for (const Block& block : blocks) {
-    const std::vector<uint8_t>& codes = (block.*tensor).codes;
-    most = std::max<unsigned>(most, *std::max_element(codes.begin(), codes.end()));
-  }
-  return most == 0 ? 0 : 32 - __builtin_clz(most);
-}
-
-TokenTable TableOf(const Block& block) {
-  TokenTable table;
-  for (size_t place = 0; place < kBlockTokens; ++place) {
-    const size_t token = block.order[place];
-    table.k_scale[place] = block.k.scale[token];
-    table.v_scale[place] = block.v.scale[token];
-    table.k_zero[place] = block.k.zero[token];
-    table.v_zero[place] = block.v.zero[token];
-    table.order[place] = block.order[place];
-  }
-  return table;
-}
-
-// Appends one head's tile; the units of its rounds go to `units_at` and behind it.
-void AppendTile(const RoundShape& shape, const QuantizedBlock& block, const TokenOrder& order,
-                int head, std::vector<std::byte>* body, size_t units_at) {
-  const size_t dim = static_cast<size_t>(shape.head_dim);
-  std::vector<uint8_t> codes(shape.code_count());
-  for (int place = 0; place < kBlockTokens; place += shape.pack_tokens) {
-    for (int i = 0; i < shape.pack_tokens; ++i) {
-      const uint8_t* const row =
-          block.row(order[static_cast<size_t>(place) + static_cast<size_t>(i)]);
-      std::copy_n(row + static_cast<size_t>(head) * dim, dim,
-                  codes.begin() + static_cast<ptrdiff_t>(i) * shape.head_dim);
-    }
-    const size_t begin = body->size();
-    AppendRound(shape, codes, body);
-    const uint16_t units = static_cast<uint16_t>((body->size() - begin) / kUnitBytes);
-    std::memcpy(body->data() + units_at, &units, sizeof(units));
-    units_at += sizeof(units);
+// `channels` are `dim` centres and `dim` scales.
+void Denormalize(const uint16_t* channels, size_t dim, float* row) {
+  for (size_t c = 0; c < dim; ++c) {
+    row[c] = row[c] * Bf16ToFloat(channels[dim + c]) + Bf16ToFloat(channels[c]);
   }
 }
 
@@ -111,71 +27,34 @@ absl::Status Damaged(absl::string_view field, uint64_t value, absl::string_view 
 
 size_t BodyBytesMax(const LayerShape& shape, const Options& options, int blocks) {
   const auto tile_bytes = [&](float relative_scale) {
+    const float steps =
+        (options.normalize ? std::sqrt(2 * static_cast<float>(shape.head_dim)) : 1.0f) /
+        relative_scale;
     // Largest and smallest value may each be rounded away from the other, and the step is bf16.
-    const int codes = static_cast<int>(1 / relative_scale * (1 + 1.0f / 128)) + 2;
+    const int codes = static_cast<int>(steps * (1 + 1.0f / 128)) + 2;
     const RoundShape round{options.pack_tokens, shape.head_dim,
                            std::min(8, 32 - __builtin_clz(static_cast<unsigned>(codes)))};
     return RoundBytesMax(round) * static_cast<size_t>(kBlockTokens / options.pack_tokens);
   };
-  return TilesAt(shape.kv_heads, blocks, options.pack_tokens) +
-         static_cast<size_t>(blocks) * static_cast<size_t>(shape.kv_heads) *
+  const BodyLayout layout =
+      BodyLayoutOf(shape.kv_heads, shape.head_dim, blocks, options.pack_tokens, options.normalize);
+  return layout.tiles_at() +
+         layout.blocks * layout.kv_heads *
              (tile_bytes(options.k_relative_scale) + tile_bytes(options.v_relative_scale));
-}
-
-absl::optional<std::vector<std::byte>> EncodeBody(const SealBlocks& source,
-                                                  const Options& options) {
-  std::vector<Block> blocks;
-  for (size_t b = 0; b < source.blocks.size(); ++b) {
-    Block block;
-    block.k = Quantize(ValuesOf(source, b, Tensor::kKey), options.k_relative_scale);
-    block.v = Quantize(ValuesOf(source, b, Tensor::kValue), options.v_relative_scale);
-    if (!block.k.in_range || !block.v.in_range) return absl::nullopt;
-    block.order = OrderOf(options.repacking, options.pack_tokens, block.k, block.v);
-    blocks.push_back(std::move(block));
-  }
-  BodyHeader header = {};
-  header.k_relative_scale = options.k_relative_scale;
-  header.v_relative_scale = options.v_relative_scale;
-  header.pack_tokens = static_cast<uint8_t>(options.pack_tokens);
-  header.repacking = static_cast<uint8_t>(options.repacking);
-  header.k_bits = static_cast<uint8_t>(CodeBits(blocks, &Block::k));
-  header.v_bits = static_cast<uint8_t>(CodeBits(blocks, &Block::v));
-
-  const int block_count = static_cast<int>(blocks.size());
-  std::vector<std::byte> body(TilesAt(source.shape.kv_heads, block_count, options.pack_tokens));
-  std::memcpy(body.data(), &header, sizeof(header));
-  const RoundShape k_shape{options.pack_tokens, source.shape.head_dim, header.k_bits};
-  const RoundShape v_shape{options.pack_tokens, source.shape.head_dim, header.v_bits};
-  size_t entry = DirectoryAt(block_count);
-  for (size_t b = 0; b < blocks.size(); ++b) {
-    const TokenTable table = TableOf(blocks[b]);
-    std::memcpy(body.data() + sizeof(header) + b * sizeof(table), &table, sizeof(table));
-    for (int head = 0; head < source.shape.kv_heads; ++head) {
-      const size_t k_units = entry + 2 * sizeof(uint32_t);
-      const size_t v_units =
-          k_units + sizeof(uint16_t) * static_cast<size_t>(kBlockTokens / options.pack_tokens);
-      uint32_t begins[2];
-      begins[0] = static_cast<uint32_t>(body.size() / kUnitBytes);
-      AppendTile(k_shape, blocks[b].k, blocks[b].order, head, &body, k_units);
-      begins[1] = static_cast<uint32_t>(body.size() / kUnitBytes);
-      AppendTile(v_shape, blocks[b].v, blocks[b].order, head, &body, v_units);
-      std::memcpy(body.data() + entry, begins, sizeof(begins));
-      entry += EntryBytes(options.pack_tokens);
-    }
-  }
-  return body;
 }
 
 absl::StatusOr<BodyView> BodyView::Validate(absl::Span<const std::byte> body, int kv_heads,
                                             int head_dim, int blocks) {
-  if (body.size() < DirectoryAt(blocks)) {
-    return Damaged("length", body.size(), absl::StrCat("at least ", DirectoryAt(blocks)));
+  if (body.size() < sizeof(BodyHeader)) {
+    return Damaged("length", body.size(), absl::StrCat("at least ", sizeof(BodyHeader)));
   }
   const BodyView view(body.data(), kv_heads, head_dim, blocks);
   absl::Status status = view.CheckHeader();
   if (!status.ok()) return status;
   // Tiles follow each other without gaps, so that no two share bytes.
-  size_t at = TilesAt(kv_heads, blocks, view.header().pack_tokens);
+  size_t at =
+      BodyLayoutOf(kv_heads, head_dim, blocks, view.header().pack_tokens, view.is_normalized())
+          .tiles_at();
   if (body.size() < at) return Damaged("length", body.size(), absl::StrCat("at least ", at));
   for (int block = 0; block < blocks && status.ok(); ++block) {
     status = view.CheckOrder(block);
@@ -197,12 +76,15 @@ absl::Status BodyView::CheckHeader() const {
   }
   if (header().k_bits > 8) return Damaged("k_bits", header().k_bits, "at most 8");
   if (header().v_bits > 8) return Damaged("v_bits", header().v_bits, "at most 8");
+  if (header().form > static_cast<uint8_t>(Form::kNormalized)) {
+    return Damaged("form", header().form, "0 (tokens) or 1 (normalized)");
+  }
   return absl::OkStatus();
 }
 
 absl::Status BodyView::CheckOrder(int block) const {
   uint64_t seen = 0;
-  for (const uint8_t token : tokens(block).order) {
+  for (const uint8_t token : absl::MakeConstSpan(order(block), kBlockTokens)) {
     if (token >= kBlockTokens || (seen >> token & 1) != 0) {
       return Damaged(absl::StrCat("order of block ", block), token, "each of 0..63 once");
     }
@@ -234,8 +116,29 @@ absl::Status BodyView::CheckTile(int block, int head, Tensor tensor, size_t body
   return absl::OkStatus();
 }
 
+const std::byte* BodyView::table(int block) const {
+  const BodyLayout layout =
+      BodyLayoutOf(kv_heads_, head_dim_, blocks_, header().pack_tokens, is_normalized());
+  return body_ + layout.tables_at() + static_cast<size_t>(block) * layout.table_bytes();
+}
+
 const TokenTable& BodyView::tokens(int block) const {
-  return reinterpret_cast<const TokenTable*>(body_ + sizeof(BodyHeader))[block];
+  return *reinterpret_cast<const TokenTable*>(table(block));
+}
+
+const StepTable& BodyView::steps(int block, int head) const {
+  return reinterpret_cast<const StepTable*>(table(block))[is_normalized() ? head : 0];
+}
+
+const uint8_t* BodyView::order(int block) const {
+  const size_t steps = is_normalized() ? static_cast<size_t>(kv_heads_) : 1;
+  return reinterpret_cast<const uint8_t*>(table(block)) + steps * sizeof(StepTable);
+}
+
+const uint16_t* BodyView::channels(int head, Tensor tensor) const {
+  const int part = 2 * head + (tensor == Tensor::kKey ? 0 : 1);
+  return reinterpret_cast<const uint16_t*>(body_ + sizeof(BodyHeader)) +
+         2 * static_cast<size_t>(part) * static_cast<size_t>(head_dim_);
 }
 
 RoundShape BodyView::round_shape(Tensor tensor) const {
@@ -246,7 +149,9 @@ RoundShape BodyView::round_shape(Tensor tensor) const {
 const std::byte* BodyView::entry(int block, int head) const {
   const size_t index =
       static_cast<size_t>(block) * static_cast<size_t>(kv_heads_) + static_cast<size_t>(head);
-  return body_ + DirectoryAt(blocks_) + index * EntryBytes(header().pack_tokens);
+  const BodyLayout layout =
+      BodyLayoutOf(kv_heads_, head_dim_, blocks_, header().pack_tokens, is_normalized());
+  return body_ + layout.directory_at() + index * EntryBytes(header().pack_tokens);
 }
 
 absl::Span<const std::byte> BodyView::round(int block, int head, Tensor tensor, int round) const {
@@ -272,22 +177,24 @@ void BodyView::Decode(int head, Tensor tensor, int first, absl::Span<float> valu
   const RoundShape shape = round_shape(tensor);
   std::vector<uint8_t> codes(shape.code_count());
   for (int block = first / kBlockTokens; block * kBlockTokens < first + count; ++block) {
-    const TokenTable& table = tokens(block);
+    const StepTable& table = steps(block, head);
+    const uint8_t* const token_at = order(block);
     for (int place = 0; place < kBlockTokens; ++place) {
       const int in_round = place % shape.pack_tokens;
       if (in_round == 0) {
         ReadRound(shape, round(block, head, tensor, place / shape.pack_tokens).data(),
                   absl::MakeSpan(codes));
       }
-      const int token = block * kBlockTokens + table.order[place] - first;
+      const int token = block * kBlockTokens + token_at[place] - first;
       if (token < 0 || token >= count) continue;
       const bool is_key = tensor == Tensor::kKey;
       const int zero = is_key ? table.k_zero[place] : table.v_zero[place];
       const float scale = Bf16ToFloat(is_key ? table.k_scale[place] : table.v_scale[place]);
+      float* const row = &values[static_cast<size_t>(token) * dim];
       for (size_t c = 0; c < dim; ++c) {
-        values[static_cast<size_t>(token) * dim + c] =
-            static_cast<float>(codes[static_cast<size_t>(in_round) * dim + c] + zero) * scale;
+        row[c] = static_cast<float>(codes[static_cast<size_t>(in_round) * dim + c] + zero) * scale;
       }
+      if (is_normalized()) Denormalize(channels(head, tensor), dim, row);
     }
   }
 }

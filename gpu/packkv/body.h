@@ -21,6 +21,12 @@ namespace kvdepot::packkv {
 
 enum class Tensor { kKey, kValue };
 
+// What a step belongs to, and whether values are normalised.
+enum class Form : uint8_t {
+  kTokens = 0,      // a step a token; values as they are
+  kNormalized = 1,  // a step a token and head; channels centred and scaled
+};
+
 struct BodyHeader {
   float k_relative_scale;
   float v_relative_scale;
@@ -29,11 +35,21 @@ struct BodyHeader {
   // Of codes, and so of minima.
   uint8_t k_bits;
   uint8_t v_bits;
-  uint8_t zero[52];
+  uint8_t form;
+  uint8_t zero[51];
 };
 static_assert(sizeof(BodyHeader) == 64, "gpu/FORMAT.md");
 
-// Of a block's tokens, by place.
+// Of a block's tokens, by place; those of all heads, or with kNormalized of one.
+struct StepTable {
+  uint16_t k_scale[kBlockTokens];  // bf16
+  uint16_t v_scale[kBlockTokens];
+  int16_t k_zero[kBlockTokens];
+  int16_t v_zero[kBlockTokens];
+};
+static_assert(sizeof(StepTable) == 512, "gpu/FORMAT.md");
+
+// A block's with kTokens: a StepTable, and the order behind it.
 struct TokenTable {
   uint16_t k_scale[kBlockTokens];  // bf16
   uint16_t v_scale[kBlockTokens];
@@ -46,7 +62,10 @@ static_assert(sizeof(TokenTable) == 576, "gpu/FORMAT.md");
 size_t BodyBytesMax(const LayerShape& shape, const Options& options, int blocks);
 
 // None: the values leave the codec's range, and the segment is to be raw. `options` are valid.
-absl::optional<std::vector<std::byte>> EncodeBody(const SealBlocks& source, const Options& options);
+// `k_weights`, [kv_head][channel] or empty: how much an error in a channel of K costs; with
+// `normalize` alone.
+absl::optional<std::vector<std::byte>> EncodeBody(const SealBlocks& source, const Options& options,
+                                                  absl::Span<const float> k_weights = {});
 
 // A body and the geometry that its segment's header says. Owns nothing.
 class BodyView {
@@ -60,7 +79,15 @@ class BodyView {
   }
 
   const BodyHeader& header() const { return *reinterpret_cast<const BodyHeader*>(body_); }
+  bool is_normalized() const { return header().form == static_cast<uint8_t>(Form::kNormalized); }
+  // kTokens only.
   const TokenTable& tokens(int block) const;
+  // With kTokens the same for all heads.
+  const StepTable& steps(int block, int head) const;
+  // The token at each of a block's kBlockTokens places.
+  const uint8_t* order(int block) const;
+  // kNormalized only, in bf16: head_dim centres, then head_dim scales.
+  const uint16_t* channels(int head, Tensor tensor) const;
   RoundShape round_shape(Tensor tensor) const;
   int rounds() const { return kBlockTokens / header().pack_tokens; }
   // Of tokens at places round * pack_tokens and following.
@@ -81,6 +108,7 @@ class BodyView {
   absl::Status CheckHeader() const;
   absl::Status CheckOrder(int block) const;
   absl::Status CheckTile(int block, int head, Tensor tensor, size_t body_bytes, size_t* at) const;
+  const std::byte* table(int block) const;
   const std::byte* entry(int block, int head) const;
 
   const std::byte* body_;

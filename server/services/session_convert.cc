@@ -82,6 +82,7 @@ absl::Status ReadPlanesProfile(v1::Profile profile, SessionSpec& spec) {
 
 // Ranges of numbers are the engine's to check.
 absl::Status ReadPackKv(const v1::PackKvOptions& from, packkv::Options& options) {
+  options = packkv::DefaultOptions(from.normalize());
   if (from.k_relative_scale() != 0) options.k_relative_scale = from.k_relative_scale();
   if (from.v_relative_scale() != 0) options.v_relative_scale = from.v_relative_scale();
   if (from.pack_tokens() != 0) {
@@ -191,6 +192,7 @@ void ToProto(const SessionSpec& spec, v1::Session* session) {
     packkv->set_v_relative_scale(spec.packkv.v_relative_scale);
     packkv->set_pack_tokens(static_cast<uint32_t>(spec.packkv.pack_tokens));
     packkv->set_repacking(static_cast<v1::PackKvRepacking>(spec.packkv.repacking));
+    packkv->set_normalize(spec.packkv.normalize);
   }
   session->set_calibration(spec.calibration);
   if (spec.time_to_live != absl::InfiniteDuration()) {

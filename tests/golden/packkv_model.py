@@ -27,6 +27,46 @@ def quantize(values: np.ndarray, relative_scale: float) -> tuple[np.ndarray, np.
     return codes.reshape(values.shape), zero, step
 
 
+def _sum_over_tokens(terms: np.ndarray) -> np.ndarray:
+    """In fp32: token after token within a block, then block after block."""
+    total = np.zeros(terms.shape[1:], np.float32)
+    for block in terms.reshape(-1, BLOCK, *terms.shape[1:]):
+        part = np.zeros_like(total)
+        for token in block:
+            part = part + token
+        total = total + part
+    return total
+
+
+def channel_table(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and scales [kv_head][channel] of a segment, as bf16 in float32."""
+    tokens = np.float32(len(values))
+    centre = to_bf16(_sum_over_tokens(values) / tokens)
+    distance = values - centre
+    scale = np.sqrt(_sum_over_tokens(distance * distance) / tokens)
+    if weights is not None:
+        least = weights.max(1, keepdims=True) * np.float32(1e-6)
+        scale = np.sqrt(scale / np.where(least > 0, np.sqrt(np.maximum(weights, least)), np.float32(1)))
+    return centre, to_bf16(np.maximum(scale, np.float32(2.0 ** -126)))
+
+
+def quantize_normalized(values: np.ndarray, relative_scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes [token][kv_head][channel], zero points and steps [token][kv_head] of normalised values."""
+    squares = values * values
+    while squares.shape[2] > 1:
+        half = squares.shape[2] // 2
+        squares = squares[:, :, :half] + squares[:, :, half:]
+    head_dim = values.shape[2]
+    least, most = values.min(2), values.max(2)
+    extent = np.maximum(np.sqrt(squares[:, :, 0] / np.float32(head_dim)), (most - least) / np.sqrt(np.float32(2 * head_dim)))
+    magnitude = np.maximum(np.abs(least), np.abs(most))
+    wanted = np.maximum(extent * np.float32(relative_scale), magnitude * np.float32(1 / 32000))
+    step = to_bf16(np.maximum(wanted, np.float32(2.0 ** -126)))
+    zero = np.rint(least / step).astype(np.int64)
+    codes = np.rint(values / step[:, :, None]).astype(np.int64) - zero[:, :, None]
+    return codes, zero, step
+
+
 def bit_length(values: np.ndarray) -> np.ndarray:
     return np.ceil(np.log2(np.asarray(values, np.float64) + 1)).astype(np.int64)
 
@@ -83,30 +123,48 @@ class Tensor:
 
 
 class Layer:
-    def __init__(self, k: np.ndarray, v: np.ndarray, pack: int, repacking: int, k_scale: float, v_scale: float):
-        k_codes, self.k_zero, self.k_step = quantize(k, k_scale)
-        v_codes, self.v_zero, self.v_step = quantize(v, v_scale)
+    def __init__(self, k: np.ndarray, v: np.ndarray, pack: int, repacking: int, k_scale: float, v_scale: float,
+                 normalize: bool = False, k_weights: np.ndarray | None = None):
+        if normalize:
+            k_codes, self.decoded_k = self._normalized(k, k_scale, k_weights)
+            v_codes, self.decoded_v = self._normalized(v, v_scale, None)
+        else:
+            k_codes, self.decoded_k = self._plain(k, k_scale)
+            v_codes, self.decoded_v = self._plain(v, v_scale)
         blocks = len(k) // BLOCK
         orders = [order_of(repacking, pack, k_codes[b * BLOCK:(b + 1) * BLOCK], v_codes[b * BLOCK:(b + 1) * BLOCK])
                   for b in range(blocks)]
         self.k, self.v = (Tensor(codes, orders, pack) for codes in (k_codes, v_codes))
         heads, rounds = k.shape[1], BLOCK // pack
-        directory = 64 + 576 * blocks + blocks * heads * (8 + 4 * rounds)
+        tables = 8 * heads * k.shape[2] + blocks * (512 * heads + 64) if normalize else 576 * blocks
+        directory = 64 + tables + blocks * heads * (8 + 4 * rounds)
         self.body_bytes = -(-directory // 16) * 16 + int(self.k.round_bytes().sum() + self.v.round_bytes().sum())
-        self.decoded_k = (k_codes + self.k_zero[:, None, None]).astype(np.float32) * self.k_step[:, None, None]
-        self.decoded_v = (v_codes + self.v_zero[:, None, None]).astype(np.float32) * self.v_step[:, None, None]
+
+    @staticmethod
+    def _plain(values: np.ndarray, relative_scale: float) -> tuple[np.ndarray, np.ndarray]:
+        codes, zero, step = quantize(values, relative_scale)
+        return codes, (codes + zero[:, None, None]).astype(np.float32) * step[:, None, None]
+
+    @staticmethod
+    def _normalized(values: np.ndarray, relative_scale: float, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        centre, scale = channel_table(values, weights)
+        codes, zero, step = quantize_normalized((values - centre) / scale, relative_scale)
+        return codes, (codes + zero[:, :, None]).astype(np.float32) * step[:, :, None] * scale + centre
 
 
 def read_body(body: bytes, blocks: int, heads: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Values of K and of V [token][kv_head][channel], read from the bytes as gpu/FORMAT.md lays them out."""
-    pack, code_bits = body[8], body[10:12]
+    pack, code_bits, normalized = body[8], body[10:12], body[12] == 1
     rounds = BLOCK // pack
+    channels = np.frombuffer(body, np.uint16, 4 * heads * head_dim if normalized else 0, 64).astype(np.uint32)
+    channels = (channels << 16).view(np.float32).reshape(-1, 2, 2, head_dim)
+    tables, table_bytes = 64 + 2 * channels.size, 512 * (heads if normalized else 1) + 64
     values = np.zeros((2, blocks * BLOCK, heads, head_dim), np.float32)
     for block in range(blocks):
-        table = 64 + 576 * block
-        order = np.frombuffer(body, np.uint8, BLOCK, table + 512)
+        order = np.frombuffer(body, np.uint8, BLOCK, tables + table_bytes * (block + 1) - BLOCK)
         for head in range(heads):
-            entry = 64 + 576 * blocks + (block * heads + head) * (8 + 4 * rounds)
+            table = tables + table_bytes * block + (512 * head if normalized else 0)
+            entry = tables + table_bytes * blocks + (block * heads + head) * (8 + 4 * rounds)
             for tensor in range(2):
                 step = (np.frombuffer(body, np.uint16, BLOCK, table + 128 * tensor).astype(np.uint32) << 16).view(np.float32)
                 zero = np.frombuffer(body, np.int16, BLOCK, table + 256 + 128 * tensor).astype(np.int64)
@@ -117,6 +175,8 @@ def read_body(body: bytes, blocks: int, heads: int, head_dim: int) -> tuple[np.n
                     for i in range(pack):
                         place = r * pack + i
                         row = (codes[i] + zero[place]).astype(np.float32) * step[place]
+                        if normalized:
+                            row = row * channels[head, tensor, 1] + channels[head, tensor, 0]
                         values[tensor, block * BLOCK + order[place], head] = row
     return values[0], values[1]
 

@@ -11,10 +11,13 @@ from packkv_model import BLOCK, GREEDY, MEDIAN, NONE
 TOOL = "tests/gpu/packkv/encode_tool"
 
 
-def encode(k: np.ndarray, v: np.ndarray, pack: int, repacking: int, k_scale: float, v_scale: float) -> dict:
+def encode(k: np.ndarray, v: np.ndarray, pack: int, repacking: int, k_scale: float, v_scale: float,
+           normalize: bool = False, k_weights: np.ndarray | None = None) -> dict:
     tokens, heads, head_dim = k.shape
-    words = [tokens // BLOCK, heads, head_dim, pack, repacking, k_scale, v_scale]
-    output = subprocess.run([TOOL, *map(str, words)], input=np.stack([k, v]).tobytes(), check=True,
+    form = 0 if not normalize else 1 if k_weights is None else 2
+    words = [tokens // BLOCK, heads, head_dim, pack, repacking, k_scale, v_scale, form]
+    weights = b"" if k_weights is None else k_weights.tobytes()
+    output = subprocess.run([TOOL, *map(str, words)], input=np.stack([k, v]).tobytes() + weights, check=True,
                             stdout=subprocess.PIPE).stdout
     body_bytes = int(np.frombuffer(output, np.uint64, 1)[0])
     k_bits, v_bits = np.frombuffer(output, np.float64, 2, 8 + body_bytes)
@@ -61,6 +64,37 @@ class PackKvTest(unittest.TestCase):
                         self.assertEqual(got["body_bytes"], model.body_bytes)
                         np.testing.assert_array_equal(got["k"], model.decoded_k)
                         np.testing.assert_array_equal(got["v"], model.decoded_v)
+
+    def test_normalised_sizes_and_values_are_the_models(self):
+        for heads, head_dim, tokens in ((1, 64, 128), (3, 128, 64), (1, 256, 64)):
+            random = np.random.default_rng(head_dim)
+            weights = random.standard_normal((heads, head_dim), np.float32) ** 2
+            weights[0, :5] = 0
+            for name, (k, v) in inputs(heads, tokens, heads, head_dim).items():
+                for pack, repacking, scales, given in ((16, NONE, (0.8, 0.8), None), (8, MEDIAN, (0.1, 2.0), weights),
+                                                       (16, GREEDY, (0.5, 0.1), weights), (4, NONE, (1.2, 0.3), 0 * weights)):
+                    with self.subTest(name=name, head_dim=head_dim, pack=pack, weighted=given is not None):
+                        got = encode(k, v, pack, repacking, *scales, True, given)
+                        model = packkv_model.Layer(k, v, pack, repacking, *scales, True, given)
+                        self.assertEqual(got["k_bits"], model.k.paper_bits())
+                        self.assertEqual(got["v_bits"], model.v.paper_bits())
+                        self.assertEqual(got["body_bytes"], model.body_bytes)
+                        np.testing.assert_array_equal(got["k"], model.decoded_k)
+                        np.testing.assert_array_equal(got["v"], model.decoded_v)
+                        if pack == 16 or head_dim > 64:  # the reader is slow
+                            continue
+                        read_k, read_v = packkv_model.read_body(got["body"], tokens // BLOCK, heads, head_dim)
+                        np.testing.assert_array_equal(read_k, got["k"])
+                        np.testing.assert_array_equal(read_v, got["v"])
+
+    def test_normalising_takes_channel_means_off(self):
+        k, v = inputs(9, 512, 4, 128)["gaussian"]
+        biased = k + np.float32(64) * (np.arange(128) % 7 == 0)
+        expected, got = (encode(keys, v, 16, NONE, 0.8, 0.8, True) for keys in (k, biased))
+        self.assertAlmostEqual(got["k_bits"], expected["k_bits"], delta=0.01)
+        error = np.abs(got["k"] - biased).mean()
+        self.assertAlmostEqual(error / np.abs(expected["k"] - k).mean(), 1, delta=0.01)
+        self.assertGreater(np.abs(encode(biased, v, 16, NONE, 0.1, 0.2)["k"] - biased).mean(), 2 * error)
 
     def test_bytes_lie_where_the_format_says(self):
         for heads, head_dim, pack, scales in ((2, 64, 16, (0.1, 0.2)), (1, 128, 8, (0.01, 0.05)), (1, 64, 4, (0.004, 1.0))):

@@ -44,8 +44,12 @@ class PackKvContractTest : public BackendContractTest {
     do {
       chosen.shape = RandomShape(random);
       chosen.dtype = static_cast<DType>(1 + random() % 3);
-      chosen.options.k_relative_scale = std::exp(-0.1f * static_cast<float>(random() % 50));
-      chosen.options.v_relative_scale = std::exp(-0.1f * static_cast<float>(random() % 50));
+      chosen.options.normalize = random() % 3 == 0;
+      const float most = chosen.options.normalize ? 2 : 1;
+      const unsigned steps = chosen.options.normalize ? 28 : 50;
+      for (float* scale : {&chosen.options.k_relative_scale, &chosen.options.v_relative_scale}) {
+        *scale = most * std::exp(-0.1f * static_cast<float>(random() % steps));
+      }
       chosen.options.pack_tokens = 4 << random() % 3;
       chosen.options.repacking = static_cast<packkv::Repacking>(1 + random() % 3);
     } while (!backend_->Supports(chosen.shape, chosen.dtype, Codec::kPackKv, chosen.options).ok());
@@ -87,7 +91,8 @@ inline void ExpectNearestSteps(const std::vector<float>& exact, const std::vecto
 TEST_P(PackKvContractTest, ATokenDecodesToMultiplesOfItsStepInTokenOrder) {
   for (unsigned round = 0; round < 24; ++round) {
     std::mt19937 random(2000 + round);
-    const Case of = RandomCase(random);
+    Case of = RandomCase(random);
+    if (of.options.normalize) continue;
     SCOPED_TRACE(testing::Message() << "seed " << 2000 + round);
     const int tokens = kSinkTokens + kBlockTokens * (1 + static_cast<int>(random() % 6));
     const RandomTokens input(of.shape, of.dtype, tokens, 1, random);
@@ -105,6 +110,66 @@ TEST_P(PackKvContractTest, ATokenDecodesToMultiplesOfItsStepInTokenOrder) {
                        of.options.k_relative_scale);
     ExpectNearestSteps(sealed(ToFloats(input.v_bytes, of.dtype)), sealed(v), row,
                        of.options.v_relative_scale);
+  }
+}
+
+// In double precision, and so with some room: a value is half a step away at most, steps being of
+// a token and head, in channels by their own scale.
+TEST_P(PackKvContractTest, NormalisedValuesAreWithinHalfAStepOfTheirChannel) {
+  for (unsigned round = 0; round < 8; ++round) {
+    std::mt19937 random(2500 + round);
+    Case of;
+    of.shape = RandomShape(random);
+    of.dtype = static_cast<DType>(1 + random() % 3);
+    of.options = packkv::DefaultOptions(true);
+    of.options.repacking = static_cast<packkv::Repacking>(1 + random() % 3);
+    if (!backend_->Supports(of.shape, of.dtype, Codec::kPackKv, of.options).ok()) continue;
+    const size_t tokens = static_cast<size_t>(kBlockTokens) * (1 + random() % 5);
+    const size_t width = of.shape.row_values();
+    const size_t dim = static_cast<size_t>(of.shape.head_dim);
+    const RandomTokens input(of.shape, of.dtype, kSinkTokens + static_cast<int>(tokens), 1, random);
+    LayerCalibration calibration = RandomCalibration(of.shape, random);
+    for (size_t c = 0; c < width; ++c) {
+      calibration.k_channel_weights.push_back(static_cast<float>(1 + random() % 9));
+    }
+    StoredLayer layer(*backend_, of.shape, of.dtype, Codec::kPackKv, &calibration, of.options);
+    layer.Store(input.host(), 1024, 0);
+    ASSERT_EQ(layer.raw_fallbacks(), 0);
+    std::vector<float> k, v;
+    layer.Values(k, v);
+    for (const bool is_key : {true, false}) {
+      const std::vector<float> exact = ToFloats(is_key ? input.k_bytes : input.v_bytes, of.dtype);
+      const std::vector<float>& decoded = is_key ? k : v;
+      const auto at = [&](const std::vector<float>& of_values, size_t token, size_t c) {
+        return static_cast<double>(of_values[(kSinkTokens + token) * width + c]);
+      };
+      std::vector<double> centre(width), scale(width);
+      for (size_t c = 0; c < width; ++c) {
+        for (size_t t = 0; t < tokens; ++t) centre[c] += at(exact, t, c) / double(tokens);
+        for (size_t t = 0; t < tokens; ++t) {
+          scale[c] += std::pow(at(exact, t, c) - centre[c], 2) / double(tokens);
+        }
+        scale[c] = std::sqrt(scale[c]);
+        if (is_key) {
+          const double weight = static_cast<double>(calibration.k_channel_weights[c]);
+          scale[c] = std::sqrt(scale[c] / std::sqrt(weight));
+        }
+      }
+      for (size_t t = 0; t < tokens; ++t) {
+        for (size_t head = 0; head < width; head += dim) {
+          double squares = 0;
+          for (size_t c = head; c < head + dim; ++c) {
+            squares += std::pow((at(exact, t, c) - centre[c]) / scale[c], 2);
+          }
+          const double half_step = 0.5 * 0.8 * std::sqrt(squares / double(dim)) * 1.03;
+          for (size_t c = head; c < head + dim; ++c) {
+            ASSERT_NEAR(at(decoded, t, c), at(exact, t, c),
+                        half_step * scale[c] + 1e-3 * std::fabs(centre[c]))
+                << "round " << round << ", token " << t << ", channel " << c << ", K " << is_key;
+          }
+        }
+      }
+    }
   }
 }
 

@@ -67,7 +67,7 @@ inline bool EncodeOne(Backend& backend, const SealBlocks& source, Codec codec,
   EncodeJob job;
   job.source = source;
   job.codec = codec;
-  job.calibration = codec == Codec::kPlanes ? calibration : nullptr;
+  job.calibration = codec == Codec::kRaw ? nullptr : calibration;
   job.packkv = packkv;
   job.segment = segment;
   backend.Encode({&job, 1});

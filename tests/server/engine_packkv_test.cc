@@ -2,6 +2,7 @@
 // encoded, and tokens that come back in their order, always the same.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <random>
@@ -145,6 +146,46 @@ TEST(EnginePackKvTest, WithoutMemoryForTheWorstCaseTokensStayExact) {
   EXPECT_EQ(ample.counts().packkv_segments, 1);
 }
 
+// The calibration's weights make channels of K finer, and are held with it, not charged again.
+TEST(EnginePackKvTest, ANormalisedSessionTakesItsCalibrationsWeights) {
+  constexpr LayerShape kOneHead = {1, 1, 64, 0, 0};
+  Calibration calibration;
+  calibration.hash = std::string(64, 'a');
+  HeadCalibration head;
+  for (TensorCalibration* tensor : {&head.k, &head.v}) {
+    for (int c = 0; c < 64; ++c) tensor->channel_order.push_back(static_cast<uint8_t>(c));
+  }
+  head.k.channel_weights.assign(64, 1);
+  head.k.channel_weights[5] = 10000;
+  calibration.layers = {{head}};
+  TestEngine engine;
+  ASSERT_TRUE(engine.calibrations().AddShared(calibration).ok());
+  std::mt19937 random(6);
+  const ModelTokens input = RandomTokens(random, kOneHead, 600);
+  double errors[2] = {};
+  for (const bool named : {false, true}) {
+    SessionSpec spec = Spec(named ? "named" : "own", Codec::kPackKv, kOneHead);
+    spec.packkv = packkv::DefaultOptions(true);
+    if (named) spec.calibration = calibration.hash;
+    const auto session = engine.Create(spec);
+    ASSERT_TRUE(session.ok()) << session.status();
+    ASSERT_TRUE(engine.Append(*session, 0, 0, {input}).ok());
+    const ModelTokens stored = engine.FetchAll(session->id, 0);
+    for (size_t i = 5; i < input.k.size(); i += 64) {
+      errors[named] += std::fabs(stored.k[i] - input.k[i]);
+    }
+    const std::vector<float> q = RandomQueries(random, kOneHead, 1);
+    LayerModel model(kOneHead);
+    model.Append(0, stored);
+    const auto attended = engine.Attend(0, {Query(session->id, kOneHead, q)});
+    ASSERT_TRUE(attended.ok()) << attended.status();
+    EXPECT_LT(LargestError(attended->front().output, model.Attend(q, 599)), 1e-4);
+  }
+  EXPECT_EQ(engine.counts().packkv_segments, 2);
+  EXPECT_LT(errors[true], errors[false] / 2);
+  engine->CheckInvariants();
+}
+
 class NoPackKvBackend final : public ForwardingBackend {
  public:
   NoPackKvBackend() : ForwardingBackend(MakeCpuBackend(1)) {}
@@ -183,7 +224,13 @@ TEST(EnginePackKvTest, OptionsThatMakeNoSenseAreNamed) {
   EXPECT_EQ(error([](SessionSpec& s) { s.packkv.pack_tokens = 5; }),
             InvalidArgumentError("packkv.pack_tokens: 5, must be 4, 8 or 16"));
   EXPECT_EQ(error([](SessionSpec& s) { s.calibration = "abc"; }),
-            InvalidArgumentError("calibration: abc, must be empty with codec packkv"));
+            InvalidArgumentError(
+                "calibration: abc, must be empty with codec packkv unless it normalises"));
+  EXPECT_EQ(error([](SessionSpec& s) {
+              s.packkv.normalize = true;
+              s.packkv.k_relative_scale = 2.5f;
+            }),
+            InvalidArgumentError("packkv.k_relative_scale: 2.5, must be 0.1..2 with normalize"));
 }
 
 TEST(EnginePackKvTest, SessionsOfOneNameHaveTheSameOptions) {

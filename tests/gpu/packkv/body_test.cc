@@ -80,6 +80,57 @@ TEST(PackKvBody, ValuesComeBackWithinHalfAStepAndInTokenOrder) {
   }
 }
 
+// A channel's bias costs nothing, and its weight makes it finer.
+TEST(PackKvBody, NormalisedValuesKeepChannelsApart) {
+  Layer layer(2, 64, 2, 8);
+  for (std::vector<float>& extent : layer.extents) {
+    for (size_t i = 0; i < extent.size(); i += 64) extent[i] += 500;
+  }
+  Options options = DefaultOptions(true);
+  options.repacking = Repacking::kGreedy;
+  std::vector<float> weights(128, 1.0f);
+  weights[1] = 10000;
+  double errors[2] = {};
+  for (const bool weighted : {false, true}) {
+    const auto body =
+        EncodeBody(layer.source(), options,
+                   weighted ? absl::MakeConstSpan(weights) : absl::Span<const float>());
+    ASSERT_TRUE(body.has_value());
+    EXPECT_LE(body->size(), BodyBytesMax(layer.shape, options, 2));
+    const auto view = layer.View(*body);
+    ASSERT_TRUE(view.ok()) << view.status();
+    EXPECT_TRUE(view->is_normalized());
+    std::vector<float> values(128 * 64);
+    view->Decode(0, Tensor::kKey, 0, absl::MakeSpan(values));
+    for (int token = 0; token < 128; ++token) {
+      const float* const row = layer.row(0, Tensor::kKey, token);
+      EXPECT_NEAR(values[static_cast<size_t>(token) * 64], row[0], weighted ? 5.0f : 1.0f);
+      errors[weighted] += std::fabs(values[static_cast<size_t>(token) * 64 + 1] - row[1]);
+    }
+  }
+  EXPECT_LT(errors[true], errors[false] / 2);
+}
+
+// Values that squares underflow, or that are far from all others, still fit their codes.
+TEST(PackKvBody, NormalisedExtremesStayWithinTheLargestSize) {
+  Layer layer(1, 256, 1, 9);
+  for (size_t i = 0; i < layer.extents[0].size(); ++i) {
+    const size_t token = i / 256 % kBlockTokens;
+    float& value = layer.extents[0][i];
+    if (token % 4 == 1) value *= 1e-30f;
+    if (token % 4 == 2) value = i % 256 == token ? 1e6f : 0.0f;
+    if (token % 4 == 3) value = 0;
+  }
+  for (const float scale : {0.1f, 0.8f, 2.0f}) {
+    Options options = DefaultOptions(true);
+    options.k_relative_scale = options.v_relative_scale = scale;
+    const auto body = EncodeBody(layer.source(), options);
+    ASSERT_TRUE(body.has_value());
+    EXPECT_LE(body->size(), BodyBytesMax(layer.shape, options, 1));
+    EXPECT_TRUE(layer.View(*body).ok());
+  }
+}
+
 TEST(PackKvBody, AnyRangeDecodesToTheSameBits) {
   const Layer layer(1, 128, 2, 2);
   const auto body = EncodeBody(layer.source(), OptionsOf(16, Repacking::kMedian));
@@ -155,6 +206,8 @@ TEST(PackKvBody, WhatIsDamagedIsNamed) {
   };
   EXPECT_EQ(error(8, 5), absl::DataLossError("segment pack_tokens is 5, expected 4, 8 or 16"));
   EXPECT_EQ(error(10, 9), absl::DataLossError("segment k_bits is 9, expected at most 8"));
+  EXPECT_EQ(error(12, 2),
+            absl::DataLossError("segment form is 2, expected 0 (tokens) or 1 (normalized)"));
   // Place 3 says token 2, which place 2 has; place 3 says a token that is none.
   const size_t order = sizeof(BodyHeader) + offsetof(TokenTable, order);
   EXPECT_EQ(error(order + 3, 2),

@@ -1,9 +1,11 @@
 // Encodes fp32 values by `packkv` and decodes them again, for tests/golden/packkv_model_test.py.
 //
-//   encode_tool BLOCKS KV_HEADS HEAD_DIM PACK_TOKENS REPACKING K_SCALE V_SCALE <values >result
+//   encode_tool BLOCKS KV_HEADS HEAD_DIM PACK_TOKENS REPACKING K_SCALE V_SCALE FORM <values >result
 //
-// Values: K, then V, each [token][kv_head][channel]. Result: length of the body (u64), the body,
-// the paper's bits a value of K and V (two f64), decoded K and V, each [kv_head][token][channel].
+// FORM: 0 as they are, 1 normalised, 2 normalised with weights. Values: K, then V, each
+// [token][kv_head][channel], then for form 2 K's weights [kv_head][channel]. Result: length of the
+// body (u64), the body, the paper's bits a value of K and V (two f64), decoded K and V, each
+// [kv_head][token][channel].
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -23,6 +25,8 @@ int Run(char** arguments) {
   options.repacking = static_cast<Repacking>(std::atoi(arguments[4]));
   options.k_relative_scale = std::strtof(arguments[5], nullptr);
   options.v_relative_scale = std::strtof(arguments[6], nullptr);
+  const int form = std::atoi(arguments[7]);
+  options.normalize = form > 0;
   if (const absl::Status valid = Validate(options); !valid.ok()) {
     std::cerr << valid << "\n";
     return 2;
@@ -32,6 +36,8 @@ int Run(char** arguments) {
   const size_t tokens = static_cast<size_t>(blocks) * kBlockTokens;
   std::vector<float> values(2 * tokens * shape.row_values());
   if (std::fread(values.data(), sizeof(float), values.size(), stdin) != values.size()) return 2;
+  std::vector<float> weights(form == 2 ? shape.row_values() : 0);
+  if (std::fread(weights.data(), sizeof(float), weights.size(), stdin) != weights.size()) return 2;
 
   // Exact extents: [kv_head][K, V][token][channel].
   std::vector<std::vector<float>> extents(static_cast<size_t>(blocks));
@@ -47,7 +53,7 @@ int Run(char** arguments) {
     }
     pointers.push_back(reinterpret_cast<const std::byte*>(extents[b].data()));
   }
-  const auto body = EncodeBody({shape, DType::kFp32, pointers}, options);
+  const auto body = EncodeBody({shape, DType::kFp32, pointers}, options, weights);
   if (!body.has_value() || body->size() > BodyBytesMax(shape, options, blocks)) return 3;
   const auto view = BodyView::Validate(*body, shape.kv_heads, shape.head_dim, blocks);
   if (!view.ok()) {
@@ -73,4 +79,4 @@ int Run(char** arguments) {
 }  // namespace
 }  // namespace kvdepot::packkv
 
-int main(int argc, char** argv) { return argc == 8 ? kvdepot::packkv::Run(argv + 1) : 2; }
+int main(int argc, char** argv) { return argc == 9 ? kvdepot::packkv::Run(argv + 1) : 2; }

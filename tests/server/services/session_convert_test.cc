@@ -89,6 +89,24 @@ TEST(ToSessionSpec, PackKvOptionsHaveDefaultsFieldByField) {
   EXPECT_EQ(spec->packkv.repacking, packkv::Repacking::kGreedy);
 }
 
+TEST(ToSessionSpec, NormalisedPackKvHasDefaultsAndRangesOfItsOwn) {
+  absl::StatusOr<SessionSpec> spec = ConvertWith([](auto& r) {
+    r.set_codec(v1::CODEC_PACKKV);
+    r.mutable_packkv()->set_normalize(true);
+    r.mutable_packkv()->set_v_relative_scale(1.5f);
+    r.set_calibration("abc");
+  });
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_TRUE(spec->packkv.normalize);
+  EXPECT_EQ(spec->packkv.k_relative_scale, .8f);
+  EXPECT_EQ(spec->packkv.v_relative_scale, 1.5f);
+  ExpectRefused("packkv.k_relative_scale", [](auto& r) {
+    r.set_codec(v1::CODEC_PACKKV);
+    r.mutable_packkv()->set_normalize(true);
+    r.mutable_packkv()->set_k_relative_scale(.05f);
+  });
+}
+
 TEST(ToSessionSpec, ChecksPackKvOptions) {
   const auto refused = [](const std::string& field, const Change& change) {
     ExpectRefused(field, [&](auto& r) {
