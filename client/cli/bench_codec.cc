@@ -34,7 +34,7 @@ ABSL_FLAG(int, bench_codec_tokens, 0,
 ABSL_FLAG(int, bench_codec_queries, 64, "Queries of each layer that errors are measured with.");
 ABSL_FLAG(std::string, bench_codec_codecs, "", "Codecs, with commas between. Empty: all.");
 ABSL_FLAG(std::string, bench_codec_calibration, "",
-          "Calibration file of the model, for the codec planes-calibrated.");
+          "Calibration file of the model, for codecs named -calibrated.");
 ABSL_FLAG(std::string, bench_codec_device, "cpu", "Where to run: auto, cpu, cuda:N or a UUID.");
 ABSL_FLAG(std::string, bench_codec_plot, "",
           "Picture to draw (PNG): error against bits. Needs python3 with matplotlib.");

@@ -26,6 +26,15 @@ absl::StatusOr<LayerCalibration> LayerOf(const v1::LayerCalibration& message, in
     absl::StatusOr<TensorLayout> v = LayoutOf(head.v(), profile);
     if (!v.ok()) return v.status();
     calibration.heads.push_back({*std::move(k), *std::move(v)});
+    const auto& weights = head.k().channel_weights();
+    if (!weights.empty() && weights.size() != shape.head_dim) {
+      return absl::InvalidArgumentError(absl::StrCat("channel_weights has ", weights.size(),
+                                                     " entries, head_dim is ", shape.head_dim));
+    }
+    std::vector<float>& all = calibration.k_channel_weights;
+    all.insert(all.end(), weights.begin(), weights.end());
+    // Zeros where there are none.
+    all.resize(calibration.heads.size() * static_cast<size_t>(shape.head_dim));
   }
   const absl::Status fits = ValidateLayerCalibration(shape, calibration);
   if (!fits.ok()) return fits;

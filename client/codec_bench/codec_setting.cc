@@ -15,6 +15,8 @@ constexpr const char* kProfileNames[kProfileCount] = {"tiny", "compact", "balanc
 // Of K; V has twice as much, as in the paper's 0.1 and 0.2. The finest are for keys with bias
 // channels, whose range sets every token's step.
 constexpr float kRelativeScales[] = {0.2f, 0.1f, 0.05f, 0.025f, 0.0125f, 0.00625f};
+// Of K and of V where values are normalised.
+constexpr float kNormalizedScales[] = {1.6f, 1.2f, 0.8f, 0.5f, 0.3f, 0.15f};
 constexpr int kKiviBits[] = {2, 4};
 
 void AddPlanes(const std::string& codec, PlanesSetting::Calibration calibration,
@@ -32,7 +34,18 @@ void AddPackkv(const std::string& codec, packkv::Repacking repacking,
     options.k_relative_scale = scale;
     options.v_relative_scale = 2 * scale;
     options.repacking = repacking;
-    settings->push_back({codec, absl::StrCat(scale, "/", 2 * scale), PackkvSetting{options}});
+    settings->push_back(
+        {codec, absl::StrCat(scale, "/", 2 * scale), PackkvSetting{options, false}});
+  }
+}
+
+// Repacked the best way.
+void AddNormalized(const std::string& codec, bool calibrated, std::vector<CodecSetting>* settings) {
+  for (const float scale : kNormalizedScales) {
+    packkv::Options options = packkv::DefaultOptions(/*normalize=*/true);
+    options.k_relative_scale = options.v_relative_scale = scale;
+    options.repacking = packkv::Repacking::kGreedy;
+    settings->push_back({codec, absl::StrCat(scale), PackkvSetting{options, calibrated}});
   }
 }
 
@@ -48,6 +61,8 @@ std::vector<CodecSetting> AllCodecSettings(bool has_calibration) {
   AddPackkv("packkv-none", packkv::Repacking::kNone, &settings);
   AddPackkv("packkv-median", packkv::Repacking::kMedian, &settings);
   AddPackkv("packkv-greedy", packkv::Repacking::kGreedy, &settings);
+  AddNormalized("packkv-normalize", false, &settings);
+  if (has_calibration) AddNormalized("packkv-normalize-calibrated", true, &settings);
   for (const int bits : kKiviBits) {
     settings.push_back({"kivi", absl::StrCat(bits, "-bit"), KiviSetting{bits}});
   }
@@ -65,7 +80,7 @@ absl::StatusOr<std::vector<CodecSetting>> SelectCodecSettings(absl::string_view 
     if (known.count(codec) == 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("codecs: '", codec, "', must be of ", absl::StrJoin(known, ", "),
-                       has_calibration ? "" : " (and planes-calibrated with --calibration)"));
+                       has_calibration ? "" : " (more with --calibration)"));
     }
   }
   std::vector<CodecSetting> selected;

@@ -25,6 +25,7 @@ struct PlanesSetting {
 
 struct PackkvSetting {
   packkv::Options options;
+  bool calibrated = false;  // The calibration's weights of K's channels; with `normalize` alone.
 };
 
 // kivi_reference.h.
@@ -38,7 +39,7 @@ struct CodecSetting {
   std::variant<RawSetting, PlanesSetting, PackkvSetting, KiviSetting> setting;
 };
 
-// All of them. Those of planes-calibrated only if there is a calibration to use.
+// All of them. Those that are named so that they end in -calibrated only if there is a calibration.
 std::vector<CodecSetting> AllCodecSettings(bool has_calibration);
 
 // Those of the codecs that `codecs` names, with commas between; all if it is empty.

@@ -10,7 +10,7 @@
 namespace kvdepot {
 
 inline constexpr int kRepeatsMax = 7;
-inline constexpr absl::Duration kRepeatsTime = absl::Seconds(2);
+inline constexpr absl::Duration kRepeatsTime = absl::Seconds(1);
 
 // Seconds of each repeat, at least one; none starts when kRepeatsTime is over.
 template <class Work>

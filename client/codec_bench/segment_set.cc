@@ -78,7 +78,7 @@ absl::Status SegmentSet::AllocateSegment(size_t index, Codec codec) {
   EncodeJob job;
   job.source = layer_.SourceOf(index);
   job.codec = codec;
-  job.calibration = codec == Codec::kPlanes ? &codec_.calibration : nullptr;
+  job.calibration = codec == Codec::kRaw ? nullptr : calibration();
   job.packkv = codec_.packkv;
   const int tokens = layer_.layout().segments[index];
   const size_t bytes =

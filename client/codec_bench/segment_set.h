@@ -3,19 +3,22 @@
 #ifndef KVDEPOT_CLIENT_CODEC_BENCH_SEGMENT_SET_H_
 #define KVDEPOT_CLIENT_CODEC_BENCH_SEGMENT_SET_H_
 
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/optional.h"
 #include "client/codec_bench/bench_layer.h"
 #include "gpu/calibration.h"
 #include "gpu/packkv/options.h"
 
 namespace kvdepot {
 
-// What encodes the segments. `calibration` is that of planes, `packkv` the options of that codec.
+// What encodes the segments: `calibration` with planes, and with packkv if it is to normalise by
+// one.
 struct SegmentCodec {
   Codec codec = Codec::kRaw;
-  LayerCalibration calibration;
+  absl::optional<LayerCalibration> calibration;
   packkv::Options packkv;
 };
 
@@ -44,7 +47,7 @@ class SegmentSet {
 
   // Null where the codec has none.
   const LayerCalibration* calibration() const {
-    return codec_.codec == Codec::kPlanes ? &codec_.calibration : nullptr;
+    return codec_.calibration ? &*codec_.calibration : nullptr;
   }
   const std::vector<TokenRun>& runs() const { return runs_; }
 

@@ -85,8 +85,11 @@ absl::StatusOr<StoredTokens> Store(const PlanesSetting& setting, const BenchLaye
 }
 
 absl::StatusOr<StoredTokens> Store(const PackkvSetting& setting, const BenchLayer& layer,
-                                   const ProfileCalibrations*) {
-  return StoreBy({Codec::kPackKv, {}, setting.options}, layer);
+                                   const ProfileCalibrations* calibrations) {
+  absl::optional<LayerCalibration> calibration;
+  // Of every profile the same: packkv has none.
+  if (setting.calibrated) calibration = calibrations->front();
+  return StoreBy({Codec::kPackKv, std::move(calibration), setting.options}, layer);
 }
 
 absl::StatusOr<StoredTokens> Store(const KiviSetting& setting, const BenchLayer& layer,

@@ -21,9 +21,12 @@ CHOSEN_ROW = re.compile(
     r"attend/compact/(b\d+_l\d*[02468](_g[18])?|mixed\d+|neighbours)$|attend/exact/|(en|de)code/compact/|"
     r"(mapped|append|rpc)_attend/|prompt_append/|decode_sealing/|clients8/"
 )
-# tests/bench/codec.py names its rows so. Of packkv's sweep the README shows the paper's setting and the next finer.
+# tests/bench/codec.py names its rows so. Of packkv's sweeps the README shows the middle, the paper's setting with it.
 CODEC_PREFIX = "codec_"
-CODEC_ROW = re.compile(r"codec_error/(planes[a-z-]*|packkv-[a-z]+(?=/0\.(1/0\.2|05/0\.1)_)|kivi)/(.+)_\d+$")
+CODEC_ROW = re.compile(
+    r"codec_error/(planes[a-z-]*|packkv-normalize[a-z-]*(?=/(1\.2|0\.8|0\.5)_)|"
+    r"packkv-[a-z]+(?=/0\.(1/0\.2|05/0\.1)_)|kivi)/(?P<profile>.+)_\d+$"
+)
 CODEC_COLUMNS = (
     "codec", "profile", "bits", "K paper", "V paper", "K error", "V error", "attention", "K alone", "V alone",
     "encode GB/s", "decode GB/s", "not beaten",
@@ -88,7 +91,7 @@ def codec_table(document: dict) -> str:
         errors = ("k_error", "v_error", "value", "k_attention_error", "v_attention_error")
         rates = (f"{way}_bytes_per_second" for way in ("encode", "decode"))
         rows.append((
-            match[1], match[3], f"{row['bits']:.2f}", f"{row['k_paper_bits']:.2f}", f"{row['v_paper_bits']:.2f}",
+            match[1], match["profile"], f"{row['bits']:.2f}", f"{row['k_paper_bits']:.2f}", f"{row['v_paper_bits']:.2f}",
             *(f"{row[name]:.3f}" for name in errors),
             *(number(row[name] / 1e9) if name in row else "-" for name in rates),
             "*" if row["not_beaten"] else "",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-import calibration_model
+import calibration_file
 import evaluate
 import floats
 import kivi_model
@@ -125,25 +125,58 @@ class BenchCodec(unittest.TestCase):
 
     def test_packkv_is_what_the_model_of_the_paper_says(self):
         for repacking, name in enumerate(("none", "median", "greedy"), start=1):
-            row = self.row(f"packkv-{name}", "0.1/0.2")
-            for index, layer in enumerate(self.layers):
-                made = []
-                for begin, end in layer.session.segment_ranges():
-                    k, v = (floats.fp32_from_bf16(bits[begin:end]) for bits in (layer.k, layer.v))
-                    made.append((packkv_model.Layer(k, v, 16, repacking, 0.1, 0.2), end - begin))
-                k = np.concatenate([segment.decoded_k for segment, _ in made])
-                v = np.concatenate([segment.decoded_v for segment, _ in made])
-                expected = Expected(layer, k, v).figures
-                tokens = layer.session.sealed_end - 16
-                for tensor in ("k", "v"):
-                    expected[f"{tensor}_paper_bits"] = (
-                        sum(getattr(segment, tensor).paper_bits() * count for segment, count in made) / tokens
-                    )
-                self.check(row, index, expected, 1e-4)
-                # A header of 128 bytes comes before each body.
-                size = sum(segment.body_bytes + 128 for segment, _ in made)
-                bits = 8 * size / (k.size + v.size)
-                self.assertAlmostEqual(row["by_layer"][index]["bits"], bits, places=6)
+            self.check_packkv(self.row(f"packkv-{name}", "0.1/0.2"), repacking, 0.1, 0.2)
+        self.check_packkv(self.row("packkv-normalize", "0.8"), packkv_model.GREEDY, 0.8, 0.8, True)
+
+    def test_packkv_weighs_channels_by_the_calibration(self):
+        rng = np.random.default_rng(6)
+        weights = np.exp(rng.normal(size=(len(LAYERS), KV_HEADS, HEAD_DIM))).astype(np.float32)
+        message = calibration_file.message_class()()
+        for layer in weights:
+            stored = message.layers.add()
+            for head_weights in layer:
+                head = stored.heads.add()
+                head.k.channel_weights.extend(head_weights.tolist())
+                for tensor in (head.k, head.v):
+                    tensor.channel_order = bytes(range(HEAD_DIM))
+                    tensor.patterns = bytes([0, 2, 4, 6])
+        path = self.folder / "calibration"
+        path.write_bytes(message.SerializeToString())
+        result = self.run_cli(
+            f"--dump={self.dump}", f"--calibration={path}", "--json",
+            "--codecs=packkv-normalize-calibrated,planes-calibrated",
+        )
+        self.assertEqual(result.returncode, 0, result.stderr)
+        rows = {(row["codec"], row["profile"]): row for row in json.loads(result.stdout)["rows"]}
+        row = rows["packkv-normalize-calibrated", "0.8"]
+        self.check_packkv(row, packkv_model.GREEDY, 0.8, 0.8, True, weights)
+        for profile, number in zip(patterns.PROFILE_NAMES, [0, 2, 4, 6]):
+            width = patterns.mean_width("k", HEAD_DIM, number)
+            self.assertEqual(rows["planes-calibrated", profile]["k_paper_bits"], width)
+
+    def check_packkv(self, row, repacking, k_scale, v_scale, normalize=False, weights=None):
+        for index, layer in enumerate(self.layers):
+            made = []
+            k_weights = None if weights is None else weights[index]
+            for begin, end in layer.session.segment_ranges():
+                k, v = (floats.fp32_from_bf16(bits[begin:end]) for bits in (layer.k, layer.v))
+                segment = packkv_model.Layer(
+                    k, v, 16, repacking, k_scale, v_scale, normalize, k_weights
+                )
+                made.append((segment, end - begin))
+            k = np.concatenate([segment.decoded_k for segment, _ in made])
+            v = np.concatenate([segment.decoded_v for segment, _ in made])
+            expected = Expected(layer, k, v).figures
+            tokens = layer.session.sealed_end - 16
+            for tensor in ("k", "v"):
+                expected[f"{tensor}_paper_bits"] = (
+                    sum(getattr(segment, tensor).paper_bits() * count for segment, count in made) / tokens
+                )
+            self.check(row, index, expected, 1e-4)
+            # A header of 128 bytes comes before each body.
+            size = sum(segment.body_bytes + 128 for segment, _ in made)
+            bits = 8 * size / (k.size + v.size)
+            self.assertAlmostEqual(row["by_layer"][index]["bits"], bits, places=6)
 
     def test_kivi_is_what_its_model_says(self):
         for bits in (2, 4):
