@@ -32,6 +32,8 @@ CODEC_COLUMNS = (
     "encode GB/s", "decode GB/s", "not beaten",
 )
 SIZE_COLUMNS = ("codec", "KIVI 2 bit: K", "V", "both", "KIVI 4 bit: K", "V", "both")
+# Beside more load of others rates say nothing; errors and sizes do not mind.
+RATE_LOAD_MAX = 0.1
 ERROR_COLUMNS = ("profile", "bits a value", "calibrated", "own", "own, with q²", "KIVI 2 bit")
 
 
@@ -84,7 +86,7 @@ def error_table(document: dict) -> str:
 
 
 def codec_table(document: dict) -> str:
-    rows = []
+    rows, quiet = [], document["other_load"] <= RATE_LOAD_MAX
     for row in document["rows"]:
         if not (match := CODEC_ROW.match(row["name"])):
             continue
@@ -93,14 +95,14 @@ def codec_table(document: dict) -> str:
         rows.append((
             match[1], match["profile"], f"{row['bits']:.2f}", f"{row['k_paper_bits']:.2f}", f"{row['v_paper_bits']:.2f}",
             *(f"{row[name]:.3f}" for name in errors),
-            *(number(row[name] / 1e9) if name in row else "-" for name in rates),
+            *(number(row[name] / 1e9) if name in row and quiet else "-" for name in rates),
             "*" if row["not_beaten"] else "",
         ))
     some = document["rows"][0]
-    layers = " and ".join(map(str, some["layers"]))
+    layers = ("layers " if len(some["layers"]) > 1 else "layer ") + ", ".join(map(str, some["layers"]))
     return (
-        f"\nEvery codec on {some['model']}, layer {layers}, {some['tokens']:,} tokens: bits all in of what is sealed,"
-        f" errors relative (rms) ({document['date'][:10]}, {document['commit']}, {document['machine']}, other load"
+        f"\nEvery codec on {some['model']}, {layers}, {some['tokens']:,} tokens: bits all in of what is sealed,"
+        f" errors relative (rms), rates only of an idle machine ({document['date'][:10]}, {document['commit']}, {document['machine']}, other load"
         f" {document['other_load']:.2f}, {command(document)}):\n\n{markdown(CODEC_COLUMNS, rows)}"
         f"\nHow many times smaller than KIVI at the same error of attention (>: smaller error at all its settings;"
         f" -: larger at all):\n\n{markdown(SIZE_COLUMNS, size_rows(document))}"

@@ -28,6 +28,12 @@ class ReadmeTablesTest(unittest.TestCase):
         self.assertIn("| `encode/compact/l8192_x32` |", tables)
         self.assertNotIn("attend/compact/b1_l131072_q16", tables)
 
+    def test_of_every_codec_rows_are_shown(self):
+        tables = readme_tables.tables(RESULTS)
+        self.assertIn("| planes-calibrated | compact |", tables)
+        self.assertIn("| packkv-greedy | 0.1/0.2 |", tables)
+        self.assertNotIn("0.00625", tables)
+
 
 if __name__ == "__main__":
     unittest.main()
