@@ -14,6 +14,7 @@ namespace kvdepot::cli {
 using Arguments = std::vector<std::string>;
 
 struct Command {
+  // One word, or several with a space between.
   absl::string_view name;
   // Positional arguments as the usage line shows them, one word each; their number is required.
   std::vector<absl::string_view> arguments;
@@ -28,6 +29,7 @@ absl::Status RunSeal(const Arguments& arguments);
 absl::Status RunDelete(const Arguments& arguments);
 absl::Status RunBudget(const Arguments& arguments);
 absl::Status RunBench(const Arguments& arguments);
+absl::Status RunBenchCodec(const Arguments& arguments);
 absl::Status RunDoctor(const Arguments& arguments);
 absl::Status RunDemo(const Arguments& arguments);
 

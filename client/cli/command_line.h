@@ -2,7 +2,9 @@
 //
 // Abseil's own parser exits with 1 on a bad flag and accepts every flag of the program for every
 // command. Here the exit code is the caller's business, and a flag belongs to the command in whose
-// source file it is defined.
+// source file it is defined (`bench codec`: bench_codec.cc). A flag whose name begins with that
+// file's is written without it: `bench codec --layers` sets bench_codec_layers, whatever `bench
+// --layers` is. Commands that share a flag's name so agree on whether it is a boolean.
 #ifndef KVDEPOT_CLIENT_CLI_COMMAND_LINE_H_
 #define KVDEPOT_CLIENT_CLI_COMMAND_LINE_H_
 

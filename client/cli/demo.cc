@@ -37,6 +37,7 @@ constexpr uint64_t kErrorQueriesSeed = 1;
 // Of a demo that was interrupted nothing remains for longer.
 constexpr int64_t kTimeToLiveSeconds = 3600;
 constexpr int kSinkTokens = 16;
+constexpr int kReferenceBits = 2;
 constexpr absl::string_view kShownMetrics[] = {
     "kvdepot_appended_tokens_total ", "kvdepot_session_stored_bytes{codec=\"planes\"} ",
     "kvdepot_rpc_handled_total{code=\"OK\",method=\"Attend\"} "};
@@ -123,7 +124,7 @@ void MeasureErrors(const DemoData& data, const Attended& attended, int sealed_en
                    DemoResult* result) {
   const double scale = 1 / std::sqrt(static_cast<double>(data.kv.head_dim));
   KvArrays reference = data.kv;
-  QuantizeLikeKivi(std::min(kSinkTokens, sealed_end), sealed_end, &reference);
+  QuantizeLikeKivi(std::min(kSinkTokens, sealed_end), sealed_end, kReferenceBits, &reference);
   const std::vector<int> queries = ErrorQueries(data.query_count);
   double error = 0;
   double reference_error = 0;
@@ -141,7 +142,7 @@ void MeasureErrors(const DemoData& data, const Attended& attended, int sealed_en
   result->reference_relative_error = reference_error / count;
   const double sealed = std::max(sealed_end - kSinkTokens, 0);
   result->reference_bits_per_value =
-      (sealed * kKiviBitsPerValue + (data.kv.token_count - sealed) * kBf16Bits) /
+      (sealed * KiviBitsPerValue(kReferenceBits) + (data.kv.token_count - sealed) * kBf16Bits) /
       data.kv.token_count;
 }
 

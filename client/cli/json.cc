@@ -8,7 +8,7 @@ namespace kvdepot::cli {
 
 using google::protobuf::Struct;
 
-void PrintJson(const google::protobuf::Message& message) {
+std::string JsonText(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.add_whitespace = true;
   options.always_print_primitive_fields = true;
@@ -16,7 +16,11 @@ void PrintJson(const google::protobuf::Message& message) {
   std::string text;
   const auto status = google::protobuf::util::MessageToJsonString(message, &text, options);
   // Fails for invalid UTF-8 alone, which proto3 messages do not carry.
-  if (status.ok()) std::fputs(text.c_str(), stdout);
+  return status.ok() ? text : "";
+}
+
+void PrintJson(const google::protobuf::Message& message) {
+  std::fputs(JsonText(message).c_str(), stdout);
 }
 
 void SetNumber(absl::string_view name, double value, Struct* object) {

@@ -14,6 +14,8 @@ namespace kvdepot::cli {
 // One object on standard output, field names as in the .proto files, 64-bit integers of messages as
 // strings (the JSON mapping of protobuf).
 void PrintJson(const google::protobuf::Message& message);
+// The same as text.
+std::string JsonText(const google::protobuf::Message& message);
 
 void SetNumber(absl::string_view name, double value, google::protobuf::Struct* object);
 void SetText(absl::string_view name, absl::string_view value, google::protobuf::Struct* object);

@@ -31,6 +31,10 @@ const std::vector<Command>& Commands() {
        "Sets the memory of all sessions: bytes (8GiB) or a part of the device's (25%).",
        &RunBudget},
       {"bench", {}, "Append and attend throughput with synthetic data.", &RunBench},
+      {"bench codec",
+       {},
+       "Bits, errors and speed of every codec and profile on a dump of a model's KV.",
+       &RunBenchCodec},
       {"doctor", {}, "Checks the daemon step by step and says what to do.", &RunDoctor},
       {"demo", {}, "Compresses a real model's KV and compares with exact attention.", &RunDemo},
   };

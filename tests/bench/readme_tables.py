@@ -21,6 +21,19 @@ CHOSEN_ROW = re.compile(
     r"attend/compact/(b\d+_l\d*[02468](_g[18])?|mixed\d+|neighbours)$|attend/exact/|(en|de)code/compact/|"
     r"(mapped|append|rpc)_attend/|prompt_append/|decode_sealing/|clients8/"
 )
+# tests/bench/codec.py names its rows so. Of packkv's sweeps the README shows the middle, the paper's setting with it.
+CODEC_PREFIX = "codec_"
+CODEC_ROW = re.compile(
+    r"codec_error/(planes[a-z-]*|packkv-normalize[a-z-]*(?=/(1\.2|0\.8|0\.5)_)|"
+    r"packkv-[a-z]+(?=/0\.(1/0\.2|05/0\.1)_)|kivi)/(?P<profile>.+)_\d+$"
+)
+CODEC_COLUMNS = (
+    "codec", "profile", "bits", "K paper", "V paper", "K error", "V error", "attention", "K alone", "V alone",
+    "encode GB/s", "decode GB/s", "not beaten",
+)
+SIZE_COLUMNS = ("codec", "KIVI 2 bit: K", "V", "both", "KIVI 4 bit: K", "V", "both")
+# Beside more load of others rates say nothing; errors and sizes do not mind.
+RATE_LOAD_MAX = 0.1
 ERROR_COLUMNS = ("profile", "bits a value", "calibrated", "own", "own, with q²", "KIVI 2 bit")
 
 
@@ -72,12 +85,49 @@ def error_table(document: dict) -> str:
     )
 
 
+def codec_table(document: dict) -> str:
+    rows, quiet = [], document["other_load"] <= RATE_LOAD_MAX
+    for row in document["rows"]:
+        if not (match := CODEC_ROW.match(row["name"])):
+            continue
+        errors = ("k_error", "v_error", "value", "k_attention_error", "v_attention_error")
+        rates = (f"{way}_bytes_per_second" for way in ("encode", "decode"))
+        rows.append((
+            match[1], match["profile"], f"{row['bits']:.2f}", f"{row['k_paper_bits']:.2f}", f"{row['v_paper_bits']:.2f}",
+            *(f"{row[name]:.3f}" for name in errors),
+            *(number(row[name] / 1e9) if name in row and quiet else "-" for name in rates),
+            "*" if row["not_beaten"] else "",
+        ))
+    some = document["rows"][0]
+    layers = ("layers " if len(some["layers"]) > 1 else "layer ") + ", ".join(map(str, some["layers"]))
+    return (
+        f"\nEvery codec on {some['model']}, {layers}, {some['tokens']:,} tokens: bits all in of what is sealed,"
+        f" errors relative (rms), rates only of an idle machine ({document['date'][:10]}, {document['commit']}, {document['machine']}, other load"
+        f" {document['other_load']:.2f}, {command(document)}):\n\n{markdown(CODEC_COLUMNS, rows)}"
+        f"\nHow many times smaller than KIVI at the same error of attention (>: smaller error at all its settings;"
+        f" -: larger at all):\n\n{markdown(SIZE_COLUMNS, size_rows(document))}"
+    )
+
+
+def size_rows(document: dict) -> list[tuple[str, ...]]:
+    codecs: dict[str, list[str]] = {}
+    for row in document["rows"]:
+        if match := re.match(r"codec_size/(.+)_\d+$", row["name"]):
+            cells = codecs.setdefault(match[1], [])
+            for name in ("k_ratio", "v_ratio", "ratio"):
+                bound = ">" if row.get(f"{name}_is_lower_bound") else ""
+                cells.append(f"{bound}{row[name]:.2f}" if name in row else "-")
+    return [(codec, *cells) for codec, cells in codecs.items()]
+
+
 def tables(folder: Path) -> str:
-    timed, errors = [], ""
+    timed, errors, codecs = [], "", ""
     for path in sorted(folder.glob("*.json")):
         document = json.loads(path.read_text())
         if document["rows"][0]["name"].startswith(ERROR_PREFIX):
             errors += error_table(document)
+        elif document["rows"][0]["name"].startswith(CODEC_PREFIX):
+            codecs += codec_table(document)
         else:
             rows = document["rows"]
             if len(rows) > ROWS_MAX:
@@ -87,7 +137,7 @@ def tables(folder: Path) -> str:
         "A ratio above 1 means that we are better; the spread is the distance between the quartiles over the median;\n"
         "other load is how many cores other programs kept busy meanwhile.\n"
         "`tests/bench/run_cpu` measures what needs no GPU. `tests/bench/results/` holds more rows than are shown.\n\n"
-        f"{markdown(COLUMNS, timed)}{errors}"
+        f"{markdown(COLUMNS, timed)}{errors}{codecs}"
     )
 
 

@@ -19,7 +19,7 @@ class ReadmeTablesTest(unittest.TestCase):
         for path in RESULTS.glob("*.json"):
             rows = json.loads(path.read_text())["rows"]
             for row in rows if len(rows) <= readme_tables.ROWS_MAX else []:
-                if not row["name"].startswith(readme_tables.ERROR_PREFIX):
+                if not row["name"].startswith((readme_tables.ERROR_PREFIX, readme_tables.CODEC_PREFIX)):
                     self.assertIn(f"| `{row['name']}` |", tables, path)
 
     def test_of_a_long_file_the_chosen_rows_are_shown(self):
@@ -27,6 +27,12 @@ class ReadmeTablesTest(unittest.TestCase):
         self.assertIn("| `attend/compact/b1_l131072` |", tables)
         self.assertIn("| `encode/compact/l8192_x32` |", tables)
         self.assertNotIn("attend/compact/b1_l131072_q16", tables)
+
+    def test_of_every_codec_rows_are_shown(self):
+        tables = readme_tables.tables(RESULTS)
+        self.assertIn("| planes-calibrated | compact |", tables)
+        self.assertIn("| packkv-greedy | 0.1/0.2 |", tables)
+        self.assertNotIn("0.00625", tables)
 
 
 if __name__ == "__main__":

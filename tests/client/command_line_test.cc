@@ -15,7 +15,8 @@ namespace {
 absl::Status Nothing(const Arguments&) { return absl::OkStatus(); }
 
 const std::vector<Command> kCommands = {{"list", {}, "Lists.", &Nothing},
-                                        {"drop", {"THING"}, "Drops.", &Nothing}};
+                                        {"drop", {"THING"}, "Drops.", &Nothing},
+                                        {"list all", {}, "Lists more.", &Nothing}};
 
 absl::StatusOr<CommandLine> Parse(const std::vector<std::string>& words) {
   return ParseCommandLine(words, kCommands);
@@ -37,6 +38,16 @@ TEST(CommandLineTest, FlagsStandAnywhereInEveryForm) {
   EXPECT_EQ(Target(), "host:1");
   ASSERT_TRUE(Parse({"list", "--json=true"}).ok());
   EXPECT_TRUE(WantsJson());
+}
+
+TEST(CommandLineTest, ACommandOfTwoWordsGoesBeforeOneOfItsFirst) {
+  EXPECT_EQ(Parse({"list"})->command->name, "list");
+  const auto line = Parse({"list", "--timeout", "3s", "all"});
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_EQ(line->command->name, "list all");
+  EXPECT_TRUE(line->arguments.empty());
+  EXPECT_TRUE(IsUsageError(Parse({"list", "all", "more"}).status()));
+  EXPECT_TRUE(IsUsageError(Parse({"all"}).status()));
 }
 
 TEST(CommandLineTest, DashesEndTheFlags) {

@@ -19,7 +19,7 @@ TEST(KiviReferenceTest, FourEvenLevelsAreExact) {
   for (int i = 0; i < 16; ++i) kv.k.push_back(1 + 0.5f * (i / 4));  // Per channel: 1, 1.5, 2, 2.5.
   for (int i = 0; i < 16; ++i) kv.v.push_back(-2 + 0.25f * (i % 4));
   const KvArrays before = kv;
-  QuantizeLikeKivi(0, 4, &kv);
+  QuantizeLikeKivi(0, 4, 2, &kv);
   EXPECT_EQ(kv.k, before.k);
   EXPECT_EQ(kv.v, before.v);
 }
@@ -27,7 +27,7 @@ TEST(KiviReferenceTest, FourEvenLevelsAreExact) {
 // Group 0 .. 3 with one value in between: 1.4 goes to level 1, 1.6 to level 2.
 TEST(KiviReferenceTest, OtherValuesGoToTheNearestLevel) {
   KvArrays kv = {4, 1, 1, {0, 1.4f, 1.6f, 3}, {5, 6, 7, 8}};
-  QuantizeLikeKivi(0, 4, &kv);
+  QuantizeLikeKivi(0, 4, 2, &kv);
   EXPECT_EQ(kv.k, (std::vector<float>{0, 1, 2, 3}));
   EXPECT_EQ(kv.v, (std::vector<float>{5, 6, 7, 8}));  // Groups of one value.
 }
@@ -35,7 +35,7 @@ TEST(KiviReferenceTest, OtherValuesGoToTheNearestLevel) {
 TEST(KiviReferenceTest, OnlyTheRangeChanges) {
   const KvArrays before = Synthetic(100);
   KvArrays kv = before;
-  QuantizeLikeKivi(16, 80, &kv);
+  QuantizeLikeKivi(16, 80, 2, &kv);
   for (int token = 0; token < 100; ++token) {
     const bool same_k = std::equal(&kv.k[kv.At(token, 0)], &kv.k[kv.At(token, 0)] + 128,
                                    &before.k[kv.At(token, 0)]);
@@ -46,7 +46,7 @@ TEST(KiviReferenceTest, OnlyTheRangeChanges) {
 TEST(KiviReferenceTest, ErrorIsHalfALevelAtMostAndRoundingOfScaleAndZero) {
   const KvArrays before = Synthetic(64);
   KvArrays kv = before;
-  QuantizeLikeKivi(0, 64, &kv);
+  QuantizeLikeKivi(0, 64, 2, &kv);
   for (int channel = 0; channel < 128; ++channel) {
     for (int group = 0; group < 2; ++group) {
       float low = INFINITY;
@@ -63,6 +63,16 @@ TEST(KiviReferenceTest, ErrorIsHalfALevelAtMostAndRoundingOfScaleAndZero) {
       }
     }
   }
+}
+
+TEST(KiviReferenceTest, FourBitsHaveSixteenLevels) {
+  KvArrays kv = {16, 1, 1, {}, {}};
+  for (int i = 0; i < 16; ++i) kv.k.push_back(0.25f * i);
+  kv.v = kv.k;
+  const KvArrays before = kv;
+  QuantizeLikeKivi(0, 16, 4, &kv);
+  EXPECT_EQ(kv.k, before.k);
+  EXPECT_EQ(KiviBitsPerValue(4), 5.0);
 }
 
 TEST(SyntheticKvTest, SameSeedSameBytes) {
