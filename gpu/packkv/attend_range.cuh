@@ -94,30 +94,7 @@ class RangeAttention {
     TokenSteps steps;
     steps.Load(table.k_scale, table.k_zero, lane_);
     LaneTokens<float> y;
-#pragma unroll
-    for (int r = 0; r < kRounds; r += kPieceRounds) {
-      const RoundFormat<kHeadDim, kNibbleCodeBits> format(k_bits, lane_);
-      Round<kHeadDim, kNibbleCodeBits> rounds[kPasses];
-      BeginPiece(format, feed, rounds);
-#pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass) {
-        Nibbles nibbles;
-        rounds[pass].Read(format, nibbles);
-        KeySums<kHeadDim> sums;
-        sums.Make(nibbles, queries_, exchange_, lane_);
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) {
-#pragma unroll
-          for (int k = 0; k < 2; ++k) {
-            const float dot =
-                static_cast<float>(sums.of[i][k]) * (k == 0 ? query_unit_ : query_unit_ / 16);
-            y[r + kAtOnce * pass + i][k] = dot;
-          }
-        }
-        __syncwarp();
-      }
-      feed.Used(r / kPieceRounds, walk, header_bytes);
-    }
+    AddKeys(walk, header_bytes, k_bits, feed, y);
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
 #pragma unroll
@@ -129,19 +106,10 @@ class RangeAttention {
     steps.Load(table.v_scale, table.v_zero, lane_);
     if (masked) Mask(walk, y);
     Weigh(steps, y);
-#pragma unroll
-    for (int r = 0; r < kRounds; r += kPieceRounds) {
-      const RoundFormat<kHeadDim, kNibbleCodeBits> format(v_bits, lane_);
-      Round<kHeadDim, kNibbleCodeBits> rounds[kPasses];
-      BeginPiece(format, feed, rounds);
-      Nibbles nibbles[kPasses];
-#pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass) rounds[pass].Read(format, nibbles[pass]);
-      const uint32_t weights[kPieceRounds] = {ValueOperand(y[r][0], y[r][1]),
-                                              ValueOperand(y[r + 1][0], y[r + 1][1])};
-      sums_.Add(nibbles, weights, exchange_, lane_);
-      __syncwarp();
-      feed.Used((kRounds + r) / kPieceRounds, walk, header_bytes);
+    if (v_bits < kNibbleCodeBits) {
+      AddValues<kNibbleCodeBits - 1>(walk, header_bytes, v_bits, feed, y);
+    } else {
+      AddValues<kNibbleCodeBits>(walk, header_bytes, v_bits, feed, y);
     }
     ++blocks_in_sums_;
   }
@@ -165,13 +133,68 @@ class RangeAttention {
   static constexpr int kAtOnce = kRoundsAtOnce<kHeadDim>;
   static constexpr int kPasses = kPieceRounds / kAtOnce;
 
-  __device__ __forceinline__ void BeginPiece(
-      const RoundFormat<kHeadDim, kNibbleCodeBits>& format, PieceFeed<kHeadDim>& feed,
-      Round<kHeadDim, kNibbleCodeBits> (&rounds)[kPasses]) const {
-    uint32_t first_units;
-    const std::byte* const piece = feed.Wait(&first_units);
-    const uint16_t units[kPieceRounds] = {static_cast<uint16_t>(first_units), 0};
-    BeginRounds(format, piece, units, lane_, rounds);
+  // Rounds of both pieces of a tile, whose scans go on together.
+  template <int kCodeBits>
+  __device__ __forceinline__ void BeginTile(
+      const RoundFormat<kHeadDim, kCodeBits>& format, PieceFeed<kHeadDim>& feed,
+      Round<kHeadDim, kCodeBits> (&rounds)[2 * kPasses]) const {
+    const std::byte* at[kRounds];
+#pragma unroll
+    for (int r = 0; r < kRounds; r += kPieceRounds) {
+      uint32_t first_units;
+      at[r] = feed.Wait(&first_units);
+      at[r + 1] = at[r] + kUnitBytes * first_units;
+    }
+    BeginRounds(format, at, lane_, rounds);
+  }
+
+  // K's products: q.k without steps and zero points.
+  __device__ __forceinline__ void AddKeys(const BlockWalk& walk, uint32_t header_bytes,
+                                          uint32_t k_bits, PieceFeed<kHeadDim>& feed,
+                                          LaneTokens<float>& y) const {
+    const RoundFormat<kHeadDim, kNibbleCodeBits> format(k_bits, lane_);
+    Round<kHeadDim, kNibbleCodeBits> rounds[2 * kPasses];
+    BeginTile(format, feed, rounds);
+#pragma unroll
+    for (int pass = 0; pass < 2 * kPasses; ++pass) {
+      Nibbles nibbles;
+      rounds[pass].Read(format, nibbles);
+      KeySums<kHeadDim> sums;
+      sums.Make(nibbles, queries_, exchange_, lane_);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          y[kAtOnce * pass + i][k] =
+              static_cast<float>(sums.of[i][k]) * (k == 0 ? query_unit_ : query_unit_ / 16);
+        }
+      }
+      __syncwarp();
+      if (pass % kPasses == kPasses - 1) feed.Used(pass / kPasses, walk, header_bytes);
+    }
+  }
+
+  // Of integer weights.
+  template <int kCodeBits>
+  __device__ __forceinline__ void AddValues(const BlockWalk& walk, uint32_t header_bytes,
+                                            uint32_t v_bits, PieceFeed<kHeadDim>& feed,
+                                            const LaneTokens<float>& weights) {
+    const RoundFormat<kHeadDim, kCodeBits> format(v_bits, lane_);
+    Round<kHeadDim, kCodeBits> rounds[2 * kPasses];
+    BeginTile(format, feed, rounds);
+#pragma unroll
+    for (int piece = 0; piece < 2; ++piece) {
+      Nibbles nibbles[kPasses];
+#pragma unroll
+      for (int pass = 0; pass < kPasses; ++pass)
+        rounds[kPasses * piece + pass].Read(format, nibbles[pass]);
+      const int r = kPieceRounds * piece;
+      const uint32_t operand[kPieceRounds] = {ValueOperand(weights[r][0], weights[r][1]),
+                                              ValueOperand(weights[r + 1][0], weights[r + 1][1])};
+      sums_.Add(nibbles, operand, exchange_, lane_);
+      __syncwarp();
+      feed.Used(kBlockPieces / 2 + piece, walk, header_bytes);
+    }
   }
 
   __device__ __forceinline__ void Mask(const BlockWalk& walk, LaneTokens<float>& y) const {

@@ -68,7 +68,9 @@ __device__ void DecodeRunBlocks(const DecodeBatch& batch, const DecodeRun& job, 
     }
     __syncwarp();
     Round<kHeadDim, kNibbleCodeBits> round[1];
-    BeginRounds(format, memory, own, lane, round);
+    const std::byte* rounds_at[kAtOnce];
+    FindRounds(memory, own, rounds_at);
+    BeginRounds(format, rounds_at, lane, round);
     Nibbles nibbles;
     round[0].Read(format, nibbles);
 

@@ -157,24 +157,20 @@ class Round {
   const std::byte* ones_;
 };
 
-// Brings consecutive rounds, the first of which begins at `at`, up to Round::End: round i of them
-// is read by lanes that i modulo kRoundsAtOnce says. `units`: of each round. rounds[i] is what the
-// lane reads in pass i.
+// Brings rounds, round i at at[i], up to Round::End: kRoundsAtOnce of them, one after the other,
+// are read in a pass, and rounds[pass] is the lane's.
 template <int kHeadDim, int kCodeBits, int kCount>
 __device__ __forceinline__ void BeginRounds(
-    const RoundFormat<kHeadDim, kCodeBits>& format, const std::byte* at,
-    const uint16_t (&units)[kCount], int lane,
+    const RoundFormat<kHeadDim, kCodeBits>& format, const std::byte* const (&at)[kCount], int lane,
     Round<kHeadDim, kCodeBits> (&rounds)[kCount / kRoundsAtOnce<kHeadDim>]) {
   constexpr int kAtOnce = kRoundsAtOnce<kHeadDim>;
   constexpr int kPasses = kCount / kAtOnce;
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
-    const std::byte* mine = at;
+    const std::byte* mine = at[kAtOnce * pass];
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (lane / kRoundLanes<kHeadDim> == i) mine = at;
-      at += kUnitBytes * units[kAtOnce * pass + i];
-    }
+    for (int i = 1; i < kAtOnce; ++i)
+      if (lane / kRoundLanes<kHeadDim> == i) mine = at[kAtOnce * pass + i];
     rounds[pass].Begin(format, mine);
   }
 #pragma unroll
@@ -184,6 +180,17 @@ __device__ __forceinline__ void BeginRounds(
   }
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) rounds[pass].End(format);
+}
+
+// Where rounds lie that follow each other from `first` on; `units`: of each.
+template <int kCount>
+__device__ __forceinline__ void FindRounds(const std::byte* first, const uint16_t (&units)[kCount],
+                                           const std::byte* (&at)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    at[i] = first;
+    first += kUnitBytes * units[i];
+  }
 }
 
 }  // namespace kvdepot::packkv

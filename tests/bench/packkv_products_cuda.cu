@@ -239,7 +239,9 @@ __global__ void __launch_bounds__(32 * kWarps, kKeyBlocks)
     for (int r = 0; r < kPieceRounds; ++r)
       tokens[r].Load(piece, false, first_place + r * packkv::kPackTokens + 2 * g);
     packkv::Round<kHeadDim, kKeyBits> rounds[kPieceRounds];
-    packkv::BeginRounds(format, data, piece.units, lane, rounds);
+    const std::byte* at[kPieceRounds];
+    packkv::FindRounds(data, piece.units, at);
+    packkv::BeginRounds(format, at, lane, rounds);
     __half* const block = to + static_cast<size_t>(index / (kRounds / kPieceRounds)) * kBlockTokens;
 #pragma unroll
     for (int r = 0; r < kPieceRounds; ++r) {
@@ -329,7 +331,9 @@ __global__ void __launch_bounds__(32 * kWarps, kValueBlocks)
     const std::byte* data;
     const Piece<kPieceRounds> piece = pieces.Next(&data);
     packkv::Round<kHeadDim, kValueBits> rounds[kPieceRounds];
-    packkv::BeginRounds(format, data, piece.units, lane, rounds);
+    const std::byte* at[kPieceRounds];
+    packkv::FindRounds(data, piece.units, at);
+    packkv::BeginRounds(format, at, lane, rounds);
     packkv::Nibbles nibbles[2];
     rounds[0].Read(format, nibbles[0]);
     rounds[1].Read(format, nibbles[1]);
