@@ -80,11 +80,12 @@ absl::Status MappedSession::Map(absl::Time deadline, uint64_t have_version) {
   if (have_version == 0) {
     absl::StatusOr<MappedShape> shape = MappedShape::Of(response->session());
     if (!shape.ok()) return shape.status();
-    if (shape->codec == Codec::kPackKv && !device().empty()) {
+    // From here on the destructor unmaps it.
+    shape_ = *std::move(shape);
+    if (shape_.codec == Codec::kPackKv && !device().empty()) {
       return absl::UnimplementedError(
           absl::StrCat("codec: packkv, must be raw or planes to be mapped on ", device()));
     }
-    shape_ = *std::move(shape);
   }
   if (!response->has_directory()) return absl::OkStatus();
   return Adopt(response->directory(), have_version == 0 ? nullptr : base);
