@@ -76,6 +76,7 @@ class PackKvBench {
     const int distinct = std::min(kDistinctSegments, segments_);
     bodies_.resize(static_cast<size_t>(distinct));
     std::vector<std::thread> threads;
+    threads.reserve(static_cast<size_t>(distinct));
     for (int i = 0; i < distinct; ++i) {
       threads.emplace_back([this, i, kv_heads, &options] {
         bodies_[static_cast<size_t>(i)] =
