@@ -35,6 +35,8 @@ struct Case {
   bool cut = false;        // runs begin and end inside of blocks
   float logit_jump = 0;    // by which blocks' logits differ from each other
   float value_spread = 0;  // natural logarithm of V's magnitudes, by token
+  bool flat_k = false;     // a token's values are the same: codes have no bits
+  bool flat_v = false;
 };
 
 std::string Describe(const Case& of) {
@@ -144,6 +146,9 @@ void Layer::AddRun(uint32_t* position) {
     for (size_t j = 0; j < dim; ++j) square += q[j] * q[j];
     k[i] += jump * q[c % dim] / (square * scale());
     v[i] = magnitude * normal(random_);
+    if (of_.flat_k && c > 0) k[i] = k[i - 1];
+    // Not about zero, which their sum would come near to.
+    if (of_.flat_v) v[i] = c > 0 ? v[i - 1] : v[i] + 3;
   }
   segments_.push_back(std::make_unique<EncodedSegment>(of_.shape, of_.options, k, v));
   const EncodedSegment& segment = *segments_.back();
@@ -320,6 +325,30 @@ TEST_F(PackKvAttendRangeWarp, BlocksOfOtherMagnitudes) {
     of.blocks_max = 6;
     of.logit_jump = seed % 3 == 0 ? 0 : static_cast<float>(random() % 12);
     of.value_spread = seed % 3 == 1 ? 0 : static_cast<float>(random() % 4);
+    ExpectAsInDoublePrecision(of, seed, &worst_);
+  }
+}
+
+TEST_F(PackKvAttendRangeWarp, CodesWithoutBits) {
+  for (unsigned seed = 0; seed < 8; ++seed) {
+    std::mt19937 random(5000 + seed);
+    Case of = RandomCase(random);
+    of.flat_k = seed % 4 != 0;
+    of.flat_v = seed % 4 != 1;
+    ExpectAsInDoublePrecision(of, seed, &worst_);
+  }
+}
+
+// More than a warp looks at in one go, of ranges that begin anywhere.
+TEST_F(PackKvAttendRangeWarp, ManyRuns) {
+  for (unsigned seed = 0; seed < 8; ++seed) {
+    std::mt19937 random(6000 + seed);
+    Case of = RandomCase(random);
+    of.shape.kv_heads = 1;
+    of.shape.query_heads = 6;
+    of.query_tokens = 1;
+    of.runs = 30 + static_cast<int>(random() % 50);
+    of.blocks_max = 2;
     ExpectAsInDoublePrecision(of, seed, &worst_);
   }
 }

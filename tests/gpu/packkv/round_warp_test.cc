@@ -1,4 +1,5 @@
 // round.cuh in the lanes of a warp against round.h.
+#include <algorithm>
 #include <random>
 #include <vector>
 
@@ -40,7 +41,7 @@ void ExpectCodesOfFourRounds(int code_bits, unsigned seed) {
   }
   // Fields are read in whole words.
   const AlignedBytes rounds_bytes(bytes.size() + 16);
-  std::memcpy(rounds_bytes.data(), bytes.data(), bytes.size());
+  std::copy(bytes.begin(), bytes.end(), rounds_bytes.data());
 
   constexpr int kPasses = kRounds / kRoundsAtOnce<kHeadDim>;
   Nibbles nibbles[warp::kLanes][kPasses];
