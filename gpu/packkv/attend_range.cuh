@@ -174,7 +174,7 @@ class RangeAttention {
     }
   }
 
-  // Of integer weights.
+  // Weights as ValueOperand takes them.
   template <int kCodeBits>
   __device__ __forceinline__ void AddValues(const BlockWalk& walk, uint32_t header_bytes,
                                             uint32_t v_bits, PieceFeed<kHeadDim>& feed,
@@ -214,7 +214,7 @@ class RangeAttention {
     }
   }
 
-  // From logits to integer weights.
+  // From logits to integer weights, plus kWeightBias.
   __device__ __forceinline__ void Weigh(const TokenSteps& steps, LaneTokens<float>& y) {
     float largest = y[0][0];
 #pragma unroll
@@ -237,7 +237,6 @@ class RangeAttention {
         const float p = ptx::Exp2(y[r][k] - reference);
         sum_ += p;
         y[r][k] = p * steps.scale_of(r, k);
-        zeros_ = fmaf(y[r][k], steps.zero_of(r, k), zeros_);
         largest_weight = fmaxf(largest_weight, y[r][k]);
       }
     }
@@ -251,11 +250,18 @@ class RangeAttention {
       unit_.Grow(largest_weight);
     }
     const float integer = unit_.integer();
+    // Of the integers, so that what rounding does to codes and zero points cancels: a value, their
+    // sum, may be far smaller than either.
+    float zeros = 0;
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
-      y[r][0] *= integer;
-      y[r][1] *= integer;
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        y[r][k] = fmaf(y[r][k], integer, kWeightBias);
+        zeros = fmaf(y[r][k] - kWeightBias, steps.zero_of(r, k), zeros);
+      }
     }
+    zeros_ = fmaf(zeros, unit_.weight(), zeros_);
   }
 
   // Adds the sums to the state, which then has the reference that they were counted from.

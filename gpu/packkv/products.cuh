@@ -16,8 +16,10 @@ namespace kvdepot::packkv {
 inline constexpr int kProductRows = 4;
 // Queries are integers of at most this, so that the high byte stays signed after rounding.
 inline constexpr float kQueryMax = 32512.0f;
-// Weights are integers of at most this.
+// Weights are integers of at most this. A weight plus the bias is rounded to one, in the low 16
+// bits.
 inline constexpr float kWeightMax = 65535.0f;
+inline constexpr float kWeightBias = 8388608.0f;
 
 static_assert(kExchangeBytes == 32 * sizeof(Nibbles), "codes of all lanes");
 
@@ -101,11 +103,9 @@ struct KeySums {
 };
 
 // Weights of a round's tokens as operand B: lane 4 g + t brings those of tokens 2 g and 2 g + 1 of
-// row t, from 0 to kWeightMax.
+// row t, from 0 to kWeightMax, plus kWeightBias.
 __device__ __forceinline__ uint32_t ValueOperand(float first, float second) {
-  // 2^23: the low 16 bits are the integer.
-  const uint32_t two = __byte_perm(__float_as_uint(first + 8388608.0f),
-                                   __float_as_uint(second + 8388608.0f), 0x4051);
+  const uint32_t two = __byte_perm(__float_as_uint(first), __float_as_uint(second), 0x4051);
   // Tokens 4 t, 4 t + 2, 4 t + 1 and 4 t + 3 of column g.
   return __byte_perm(ptx::Transpose8x8(two), 0, 0x3120);
 }
