@@ -344,12 +344,9 @@ __global__ void __launch_bounds__(32 * kWarps, kValueBlocks)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         weights[r][i] = tokens[r].scale_of(i) * __half2float(chosen[r][i]);
-        zeros = fmaf(weights[r][i], tokens[r].zero_of(i), zeros);
         largest = fmaxf(largest, weights[r][i]);
       }
     }
-    index += step;
-    load_tokens();
 #pragma unroll
     for (int distance = 4; distance < 32; distance *= 2)
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, distance));
@@ -359,15 +356,26 @@ __global__ void __launch_bounds__(32 * kWarps, kValueBlocks)
     }
     ++pieces_since;
     const float integer = unit.integer();
+    float of_piece = 0;
+#pragma unroll
+    for (int r = 0; r < kPieceRounds; ++r) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        weights[r][i] = fmaf(weights[r][i], integer, packkv::kWeightBias);
+        of_piece = fmaf(weights[r][i] - packkv::kWeightBias, tokens[r].zero_of(i), of_piece);
+      }
+    }
+    zeros = fmaf(of_piece, unit.weight(), zeros);
+    index += step;
+    load_tokens();
 #pragma unroll
     for (int r = 0; r < kPieceRounds; r += 2) {
       if (r > 0) {
         rounds[r].Read(format, nibbles[0]);
         rounds[r + 1].Read(format, nibbles[1]);
       }
-      const uint32_t operand[2] = {
-          packkv::ValueOperand(weights[r][0] * integer, weights[r][1] * integer),
-          packkv::ValueOperand(weights[r + 1][0] * integer, weights[r + 1][1] * integer)};
+      const uint32_t operand[2] = {packkv::ValueOperand(weights[r][0], weights[r][1]),
+                                   packkv::ValueOperand(weights[r + 1][0], weights[r + 1][1])};
       sums.Add(nibbles, operand, exchange, lane);
       __syncwarp();
     }
