@@ -20,10 +20,11 @@ inline constexpr float kLog2E = 1.44269504088896f;
 // Exact tokens are read in chunks of at most this many.
 inline constexpr int kExactChunkTokens = 16;
 
-// Warps read `planes` segments in steps of so many blocks.
+// Warps read `planes` and `packkv` segments in steps of so many blocks.
 inline constexpr int kStepBlocks = 2;
 
-// Consecutive tokens of a `planes` segment, read by whole blocks.
+// Consecutive tokens of a `planes` segment, read by whole blocks; of a `packkv` segment in the cells
+// of a launch of that codec.
 struct alignas(16) PlanesRun {
   const std::byte* segment;
   uint32_t position;    // of the segment's token 0
@@ -57,7 +58,7 @@ struct alignas(16) ExactRun {
 struct alignas(128) AttendCell {
   const PlanesRun* planes;
   const ExactRun* exact;
-  const DeviceHead* heads;  // [kv_heads]; null without `planes` runs
+  const DeviceHead* heads;  // [kv_heads]; null without runs of `planes`
   const std::byte* q;       // [query token][query_head][channel] in the session's dtype
   uint32_t planes_runs;
   uint32_t exact_runs;

@@ -1,7 +1,7 @@
 // The attend kernel: plan, the warps' ranges, and the merge of what they found.
 //
 //   plan      every block computes the cost of every row and where its warps begin (attend_plan.h)
-//   range     a warp reads its units, `planes` blocks, then exact chunks, through a ring in shared
+//   range     a warp reads its units, sealed blocks, then exact chunks, through a ring in shared
 //             memory that bulk copies fill; the state of a row lies in shared memory
 //   merge     rows of several warps of a block are merged there, those of several blocks by one
 //             warp a query row, which waits for their parts
