@@ -23,8 +23,8 @@ inline constexpr int kExactChunkTokens = 16;
 // Warps read `planes` and `packkv` segments in steps of so many blocks.
 inline constexpr int kStepBlocks = 2;
 
-// Consecutive tokens of a `planes` segment, read by whole blocks; of a `packkv` segment in the cells
-// of a launch of that codec.
+// Consecutive tokens of a `planes` segment, read by whole blocks; of a `packkv` segment in the
+// cells of a launch of that codec.
 struct alignas(16) PlanesRun {
   const std::byte* segment;
   uint32_t position;    // of the segment's token 0
