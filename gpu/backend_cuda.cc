@@ -91,7 +91,7 @@ class CudaBackend final : public Backend {
   absl::Status Supports(const LayerShape& shape, DType /*dtype*/, Codec codec,
                         const packkv::Options& packkv) const override {
     if (codec != Codec::kPackKv) return absl::OkStatus();
-    const absl::Status status = packkv::SupportedOnCuda(shape, packkv);
+    absl::Status status = packkv::SupportedOnCuda(shape, packkv);
     if (status.ok()) return status;
     return absl::UnimplementedError(
         absl::StrCat("codec: packkv on cuda device ", device_.uuid, ": ", status.message()));
