@@ -4,13 +4,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "gpu/packkv/format.h"
 #include "gpu/packkv/quantize.h"
 
 namespace kvdepot::packkv {
 namespace {
-
-constexpr int kCodeBits = 4;
-constexpr int kPackTokens = 16;
 
 template <class Value>
 absl::Status NotBuilt(absl::string_view field, Value value, absl::string_view built) {
@@ -29,7 +27,7 @@ absl::Status SupportedOnCuda(const LayerShape& shape, const Options& options) {
     return NotBuilt("packkv.repacking", "GREEDY", "NONE or MEDIAN");
   for (const auto& [field, scale] :
        {std::pair{"k", options.k_relative_scale}, std::pair{"v", options.v_relative_scale}}) {
-    if (CodeBitsMax(scale) > kCodeBits) {
+    if (CodeBitsMax(scale) > kNibbleCodeBits) {
       return NotBuilt(absl::StrCat("packkv.", field, "_relative_scale"), scale,
                       "large enough for codes of 4 bits, 0.0776");
     }

@@ -81,6 +81,10 @@ KVDEPOT_HOST_DEVICE constexpr size_t TilesAt(int kv_heads, int blocks, int pack_
   return (end + kUnitBytes - 1) / kUnitBytes * kUnitBytes;
 }
 
+// What the kernels that attend and decode are built for: packs of so many tokens, codes of at most
+// so many bits.
+inline constexpr int kPackTokens = 16;
+inline constexpr int kNibbleCodeBits = 4;
 // Codes of 32 lanes of a warp, 16 of each of four channels, on their way through shared memory.
 inline constexpr uint32_t kExchangeBytes = 1024;
 

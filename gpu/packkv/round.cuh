@@ -15,9 +15,7 @@
 
 namespace kvdepot::packkv {
 
-inline constexpr int kPackTokens = 16;
 inline constexpr int kRounds = kBlockTokens / kPackTokens;  // of a tile
-inline constexpr int kNibbleCodeBits = 4;
 inline constexpr int kLaneChannels = 4;
 
 template <int kHeadDim>
