@@ -134,6 +134,13 @@ TEST_F(MappedDirectoryTest, SegmentsOfPackKvAreCheckedToTheirLastByte) {
   std::byte& order = bytes_[8192 + 128 + 64 + 512];
   order = std::byte{64};
   EXPECT_NE(refused(directory_).find("order of block 0"), std::string::npos);
+
+  // Whole, but of another codec than the message says.
+  job.source.dtype = DType::kBf16;
+  job.codec = Codec::kRaw;
+  MakeCpuBackend(1)->Encode({&job, 1});
+  directory_.mutable_layers(0)->mutable_extents(1)->set_size_bytes(job.size_bytes);
+  EXPECT_NE(refused(directory_).find("a raw segment"), std::string::npos);
 }
 
 TEST_F(MappedDirectoryTest, PlacesOutsideTheSlab) {
