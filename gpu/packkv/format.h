@@ -95,7 +95,7 @@ KVDEPOT_HOST_DEVICE constexpr int WidthCodeBits(int code_bits) {
   return bits;
 }
 
-// Of a round: minima and widths, up to whole units; then come the planes.
+// Of a round: minima and widths, up to whole units; then come the parts.
 KVDEPOT_HOST_DEVICE constexpr size_t RoundHeaderBytes(int head_dim, int code_bits) {
   const size_t channels = static_cast<size_t>(head_dim);
   const size_t bytes = channels * static_cast<size_t>(code_bits) / 8 +
@@ -103,17 +103,11 @@ KVDEPOT_HOST_DEVICE constexpr size_t RoundHeaderBytes(int head_dim, int code_bit
   return (bytes + kUnitBytes - 1) / kUnitBytes * kUnitBytes;
 }
 
-// How many bits of a code of `width` bits lie in planes before that of `plane` bits.
-KVDEPOT_HOST_DEVICE constexpr int BitsBelow(int width, int plane) {
-  return width / (2 * plane) * 2 * plane;
-}
-
-// Where token `token` of a pack is in its part of the plane of `plane` bits a code. In packs of 16
-// a few shifts and masks bring a part into two words in which token t has nibble t % 8.
-KVDEPOT_HOST_DEVICE constexpr int BitOf(int pack_tokens, int plane, int token) {
-  if (pack_tokens == 16 && plane == 2) return 4 * (token % 8) + token / 8 * 2;
-  if (pack_tokens == 16 && plane == 1) return 4 * (token % 4) + token % 8 / 4 * 2 + token / 8;
-  return plane * token;
+// Where the bits of token `token` of a pack are in a part of `bits` a code, 1 or 2. In packs of 16
+// a shift and a mask bring a part of 1 bit to the places of 2.
+KVDEPOT_HOST_DEVICE constexpr int BitOf(int pack_tokens, int bits, int token) {
+  if (pack_tokens == 16 && bits == 1) return 2 * (token % 8) + token / 8;
+  return bits * token;
 }
 
 }  // namespace kvdepot::packkv

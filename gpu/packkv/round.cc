@@ -12,9 +12,6 @@ namespace {
 
 constexpr size_t kAlignment = 16;
 
-// A width is a sum of these; the first of them hold the lower bits of a code.
-constexpr int kPlaneWidths[] = {8, 4, 2, 1};
-
 size_t Aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 size_t BytesOf(size_t bits) { return (bits + 7) / 8; }
 
@@ -50,36 +47,42 @@ size_t WidthsAt(const RoundShape& shape) {
   return BytesOf(static_cast<size_t>(shape.head_dim) * static_cast<size_t>(shape.code_bits));
 }
 
-int WidthOf(const RoundShape& shape, const std::byte* round, int channel) {
-  const int bits = WidthCodeBits(shape.code_bits);
-  return static_cast<int>(Bits(round + WidthsAt(shape),
-                               static_cast<size_t>(channel) * static_cast<size_t>(bits), bits));
+// Bit b of all widths lies in a row of bits, channel after channel.
+size_t WidthBitAt(const RoundShape& shape, int channel, int bit) {
+  return static_cast<size_t>(bit) * static_cast<size_t>(shape.head_dim) +
+         static_cast<size_t>(channel);
 }
 
-// Calls visit(channel, plane width, bits of the code below the plane, first bit of the channel's
-// part of the planes) plane after plane, in each channel after channel.
-template <typename Widths, typename Visit>
-size_t ForEachPlane(const RoundShape& shape, const Widths& widths, const Visit& visit) {
-  size_t at = 0;
-  for (const int plane : kPlaneWidths) {
-    for (int channel = 0; channel < shape.head_dim; ++channel) {
-      const int width = widths(channel);
-      if ((width & plane) == 0) continue;
-      visit(channel, plane, BitsBelow(width, plane), at);
-      at += static_cast<size_t>(plane * shape.pack_tokens);
-    }
-    at = 8 * BytesOf(at);
+int WidthOf(const RoundShape& shape, const std::byte* round, int channel) {
+  int width = 0;
+  for (int bit = 0; bit < WidthCodeBits(shape.code_bits); ++bit) {
+    width |= static_cast<int>(Bits(round + WidthsAt(shape), WidthBitAt(shape, channel, bit), 1))
+             << bit;
   }
-  return at / 8;
+  return width;
+}
+
+// Calls visit(channel, bits a code, bits of the code below these, first bit behind the header)
+// for every part of the channels.
+template <typename Widths, typename Visit>
+size_t ForEachPart(const RoundShape& shape, const Widths& widths, const Visit& visit) {
+  size_t at = 0;
+  const auto part = [&](int channel, int bits, int below) {
+    visit(channel, bits, below, at);
+    at += static_cast<size_t>(bits * shape.pack_tokens);
+  };
+  for (int channel = 0; channel < shape.head_dim; ++channel)
+    for (int below = 0; below + 2 <= widths(channel); below += 2) part(channel, 2, below);
+  for (int channel = 0; channel < shape.head_dim; ++channel)
+    if (widths(channel) % 2 != 0) part(channel, 1, widths(channel) - 1);
+  return BytesOf(at);
 }
 
 }  // namespace
 
 size_t RoundBytesMax(const RoundShape& shape) {
-  // Each of the planes may be padded to a byte.
   return RoundHeaderBytes(shape.head_dim, shape.code_bits) +
-         Aligned(BytesOf(shape.code_count() * static_cast<size_t>(shape.code_bits)) +
-                 std::size(kPlaneWidths));
+         Aligned(BytesOf(shape.code_count() * static_cast<size_t>(shape.code_bits)));
 }
 
 void AppendRound(const RoundShape& shape, absl::Span<const uint8_t> codes,
@@ -97,9 +100,9 @@ void AppendRound(const RoundShape& shape, absl::Span<const uint8_t> codes,
     return BitWidth(static_cast<unsigned>(most[c] - least[c]));
   };
   const size_t header_bytes = RoundHeaderBytes(shape.head_dim, shape.code_bits);
-  const size_t plane_bytes = ForEachPlane(shape, width, [](int, int, int, size_t) {});
+  const size_t part_bytes = ForEachPart(shape, width, [](int, int, int, size_t) {});
   const size_t begin = bytes->size();
-  bytes->resize(begin + header_bytes + Aligned(plane_bytes));
+  bytes->resize(begin + header_bytes + Aligned(part_bytes));
   std::byte* const round = bytes->data() + begin;
 
   BitWriter minima(round);
@@ -107,17 +110,20 @@ void AppendRound(const RoundShape& shape, absl::Span<const uint8_t> codes,
   const int width_bits = WidthCodeBits(shape.code_bits);
   for (size_t c = 0; c < channels; ++c) {
     minima.Put(c * static_cast<size_t>(shape.code_bits), least[c], shape.code_bits);
-    widths.Put(c * static_cast<size_t>(width_bits),
-               static_cast<unsigned>(width(static_cast<int>(c))), width_bits);
+    for (int bit = 0; bit < width_bits; ++bit) {
+      const int channel = static_cast<int>(c);
+      widths.Put(WidthBitAt(shape, channel, bit), static_cast<unsigned>(width(channel) >> bit & 1),
+                 1);
+    }
   }
-  BitWriter planes(round + header_bytes);
-  ForEachPlane(shape, width, [&](int channel, int plane, int below, size_t at) {
+  BitWriter parts(round + header_bytes);
+  ForEachPart(shape, width, [&](int channel, int bits, int below, size_t at) {
     for (int token = 0; token < shape.pack_tokens; ++token) {
       const size_t c = static_cast<size_t>(channel);
       const unsigned offset =
           static_cast<unsigned>(codes[static_cast<size_t>(token) * channels + c] - least[c]);
-      planes.Put(at + static_cast<size_t>(BitOf(shape.pack_tokens, plane, token)),
-                 offset >> below & ((1u << plane) - 1), plane);
+      parts.Put(at + static_cast<size_t>(BitOf(shape.pack_tokens, bits, token)),
+                 offset >> below & ((1u << bits) - 1), bits);
     }
   });
 }
@@ -143,10 +149,10 @@ absl::StatusOr<size_t> RoundBytes(const RoundShape& shape, absl::Span<const std:
   }
   const absl::StatusOr<int> widths = SumOfWidths(shape, round);
   if (!widths.ok()) return widths.status();
-  const size_t plane_bytes = ForEachPlane(
+  const size_t part_bytes = ForEachPart(
       shape, [&](int channel) { return WidthOf(shape, round.data(), channel); },
       [](int, int, int, size_t) {});
-  const size_t bytes = header_bytes + Aligned(plane_bytes);
+  const size_t bytes = header_bytes + Aligned(part_bytes);
   if (bytes <= round.size()) return bytes;
   return absl::DataLossError(
       absl::StrCat("segment round has ", round.size(), " bytes, expected ", bytes));
@@ -159,13 +165,13 @@ void ReadRound(const RoundShape& shape, const std::byte* round, absl::Span<uint8
     codes[i] = static_cast<uint8_t>(
         Bits(round, i % channels * static_cast<size_t>(shape.code_bits), shape.code_bits));
   }
-  const std::byte* const planes = round + RoundHeaderBytes(shape.head_dim, shape.code_bits);
-  ForEachPlane(
+  const std::byte* const parts = round + RoundHeaderBytes(shape.head_dim, shape.code_bits);
+  ForEachPart(
       shape, [&](int channel) { return WidthOf(shape, round, channel); },
-      [&](int channel, int plane, int below, size_t at) {
+      [&](int channel, int bits, int below, size_t at) {
         for (int token = 0; token < shape.pack_tokens; ++token) {
           const unsigned part =
-              Bits(planes, at + static_cast<size_t>(BitOf(shape.pack_tokens, plane, token)), plane);
+              Bits(parts, at + static_cast<size_t>(BitOf(shape.pack_tokens, bits, token)), bits);
           uint8_t& code =
               codes[static_cast<size_t>(token) * channels + static_cast<size_t>(channel)];
           code = static_cast<uint8_t>(code + (part << below));
