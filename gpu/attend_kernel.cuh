@@ -24,7 +24,7 @@ namespace kvdepot {
 
 // How many blocks of a launch a multiprocessor holds.
 template <Codec kCodec>
-inline constexpr int kBlocksPerMultiprocessor = kCodec == Codec::kPackKv ? 2 : 1;
+inline constexpr int kBlocksPerMultiprocessor = kCodec == Codec::kPackKv ? 1 : 1;
 
 // A warp's share of one row: units [begin, end).
 template <int kHeadDim, int kTiles, Codec kCodec>

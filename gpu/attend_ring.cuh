@@ -44,6 +44,17 @@ class Ring {
     load_ = load_ + 1 == slots_ ? 0 : load_ + 1;
     return slot;
   }
+  // A piece of several parts, each of which may be of no bytes: where it may lie, what all of it
+  // has, its parts.
+  __device__ std::byte* next_slot() const { return memory_.ring + load_ * slot_bytes_; }
+  // What its leader wrote before is there with the parts.
+  __device__ void ExpectParts(uint32_t bytes) {
+    if (is_leader_) ptx::ExpectBytes(&memory_.barriers[load_], bytes);
+  }
+  __device__ void LoadPart(void* to, const void* from, uint32_t bytes) {
+    if (is_leader_ && bytes > 0) ptx::BulkCopy(to, from, bytes, &memory_.barriers[load_], policy_);
+  }
+  __device__ void EndParts() { load_ = load_ + 1 == slots_ ? 0 : load_ + 1; }
   // The oldest piece, once it is there. Its place is free for another after a __syncwarp.
   __device__ const std::byte* WaitPiece() {
     Wait(take_);

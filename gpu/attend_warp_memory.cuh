@@ -25,8 +25,8 @@ struct WarpMemory {
   std::byte* ring;
   std::byte* k_table;
   std::byte* v_table;
-  uint2* operand;  // [group][tile][lane], see planes/attend_products.cuh; or `packkv`'s exchange
-  float4* sums;    // likewise
+  uint2* operand;  // [group][tile][lane], see planes/attend_products.cuh; or packkv::ValueOperand
+  float4* sums;    // likewise; or a step's packkv::TokenTable
   float* q;        // [rows][kRowStride], by place of K, of fp32 exact tokens by channel
   float* state;    // see attend_state.cuh
   uint64_t* barriers;  // [kWarpBarriers]
@@ -70,10 +70,10 @@ class WarpMemoryLayout {
   static constexpr uint32_t kTableBytes =
       kIsPlanes ? static_cast<uint32_t>(planes::TableBytes(kHeadDim)) : 0;
   static constexpr uint32_t kStateBytes = kRows * kRowStride<kHeadDim> * 4;
-  // Of `packkv` what its products exchange.
   static constexpr uint32_t kOperandBytes =
-      kIsPlanes ? kTiles * kHeadDim * sizeof(uint2) : 2 * packkv::kExchangeBytes;
-  static constexpr uint32_t kSumsBytes = kIsPlanes ? 2 * kOperandBytes : 128;
+      kIsPlanes ? kTiles * kHeadDim * sizeof(uint2) : packkv::kValueOperandBytes;
+  static constexpr uint32_t kSumsBytes =
+      kIsPlanes ? 2 * kOperandBytes : kStepBlocks * sizeof(packkv::TokenTable);
   static constexpr uint32_t kFixedBytes =
       2 * kTableBytes + kOperandBytes + kSumsBytes + 2 * kStateBytes + 8 * kWarpBarriers;
   static_assert(kFixedBytes % 16 == 0, "copies begin at 16 bytes");

@@ -71,19 +71,28 @@ __device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t parity) 
       : "memory");
 }
 
-// Copies `bytes` (a multiple of 16, both ends 16-byte aligned) to shared memory and ends the
-// phase of `barrier` when they are there. Compressed bytes are read once: evicted first.
-__device__ __forceinline__ void BulkLoad(void* shared, const void* global, uint32_t bytes,
-                                         uint64_t* barrier, uint64_t cache_policy) {
-  const uint32_t address = SharedAddress(barrier);
-  asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(address),
+// The one arrival: the phase of `barrier` ends when copies of `bytes` in all are there.
+__device__ __forceinline__ void ExpectBytes(uint64_t* barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
+                   SharedAddress(barrier)),
                "r"(bytes)
                : "memory");
+}
+// Copies `bytes` (a multiple of 16, not 0, both ends 16-byte aligned) to shared memory. Compressed
+// bytes are read once: evicted first.
+__device__ __forceinline__ void BulkCopy(void* shared, const void* global, uint32_t bytes,
+                                         uint64_t* barrier, uint64_t cache_policy) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
       "[%0], [%1], %2, [%3], %4;" ::"r"(SharedAddress(shared)),
-      "l"(global), "r"(bytes), "r"(address), "l"(cache_policy)
+      "l"(global), "r"(bytes), "r"(SharedAddress(barrier)), "l"(cache_policy)
       : "memory");
+}
+// A phase of one copy.
+__device__ __forceinline__ void BulkLoad(void* shared, const void* global, uint32_t bytes,
+                                         uint64_t* barrier, uint64_t cache_policy) {
+  ExpectBytes(barrier, bytes);
+  BulkCopy(shared, global, bytes, barrier, cache_policy);
 }
 __device__ __forceinline__ uint64_t EvictFirst() {
   uint64_t policy;

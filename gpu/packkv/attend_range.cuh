@@ -19,42 +19,53 @@
 
 namespace kvdepot::packkv {
 
-// Of a block's tokens, lane 4 g + t has places 16 r + 2 g and 16 r + 2 g + 1 of each round r.
-template <class Value>
-using LaneTokens = Value[kRounds][2];
-
 // A step and a zero point a token.
 struct TokenSteps {
-  uint32_t scale[kRounds];  // two bf16
-  uint32_t zero[kRounds];   // two int16
+  uint4 scale[2];  // of bf16
+  uint4 zero[2];   // of int16
 
-  __device__ __forceinline__ void Load(const uint16_t* scales, const int16_t* zeros, int lane) {
+  // Of a pack that begins at `place`.
+  __device__ __forceinline__ void Load(const uint16_t* scales, const int16_t* zeros, int place) {
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      const int place = kPackTokens * r + lane / 4 * 2;
-      scale[r] = *reinterpret_cast<const uint32_t*>(scales + place);
-      zero[r] = *reinterpret_cast<const uint32_t*>(zeros + place);
+    for (int i = 0; i < 2; ++i) {
+      scale[i] = reinterpret_cast<const uint4*>(scales + place)[i];
+      zero[i] = reinterpret_cast<const uint4*>(zeros + place)[i];
     }
   }
-  __device__ __forceinline__ float scale_of(int r, int i) const {
-    return __uint_as_float(i == 0 ? scale[r] << 16 : scale[r] & 0xFFFF0000u);
+  __device__ __forceinline__ float scale_of(int i) const {
+    const uint32_t two = Two(scale[i / 8], i);
+    return __uint_as_float(i % 2 == 0 ? two << 16 : two & 0xFFFF0000u);
   }
-  __device__ __forceinline__ float zero_of(int r, int i) const {
-    const int32_t word = static_cast<int32_t>(i == 0 ? zero[r] << 16 : zero[r]);
-    return static_cast<float>(word >> 16);
+  __device__ __forceinline__ float zero_of(int i) const {
+    const uint32_t two = Two(zero[i / 8], i);
+    return static_cast<float>(static_cast<int32_t>(i % 2 == 0 ? two << 16 : two) >> 16);
+  }
+
+ private:
+  static __device__ __forceinline__ uint32_t Two(const uint4& eight, int i) {
+    const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+    return words[i % 8 / 2];
   }
 };
+
+// Of a step's tokens lane 4 g + t has those of pack g, for row t.
+using LaneTokens = float[kPackTokens];
 
 // Logits are to base 2. Sums of weighted codes are exact, in a unit and from a reference; both
 // change rarely, and then the sums go to the state.
 template <int kHeadDim>
 class RangeAttention {
  public:
-  // `q`: [rows][kRowStride], by channel, times the scale; overwritten.
+  // `q`: [rows][kRowStride], by channel, times the scale; overwritten, and in use as long as this.
   __device__ __forceinline__ RangeAttention(const RowLimits& limits, float soft_cap, float* q,
-                                            std::byte* exchange, const RowState<kHeadDim>& state,
-                                            int lane)
-      : soft_cap_(soft_cap), exchange_(exchange), state_(state), lane_(lane) {
+                                            ValueOperand& weights, const std::byte* tables,
+                                            const RowState<kHeadDim>& state, int lane)
+      : soft_cap_(soft_cap),
+        queries_(*reinterpret_cast<KeyOperand<kHeadDim>*>(q)),
+        weights_(weights),
+        tables_(tables),
+        state_(state),
+        lane_(lane) {
     begin_ = limits.Begin(lane % 4);
     end_ = limits.End(lane % 4);
 #pragma unroll 1
@@ -86,32 +97,35 @@ class RangeAttention {
     __syncwarp();
   }
 
-  // The block's pieces are the next of `feed`. `masked`: not all rows see all of its tokens.
-  __device__ __forceinline__ void AddBlock(const BlockWalk& walk, uint32_t header_bytes,
-                                           uint32_t k_bits, uint32_t v_bits, bool masked,
-                                           PieceFeed<kHeadDim>& feed) {
-    const TokenTable& table = walk.table();
+  // The step's pieces are the next of `feed`. `masked`: not all rows see all of its tokens.
+  __device__ __forceinline__ void AddStep(const StepWalk& walk, uint32_t k_bits, uint32_t v_bits,
+                                          bool masked, PieceFeed<kHeadDim>& feed) {
+    LaneTokens y;
+    AddKeys(k_bits, feed.Wait(walk), y);
+    const TokenTable& table = reinterpret_cast<const TokenTable*>(tables_)[lane_ / 16];
+    const int place = lane_ / 4 % kRounds * kPackTokens;
     TokenSteps steps;
-    steps.Load(table.k_scale, table.k_zero, lane_);
-    LaneTokens<float> y;
-    AddKeys(walk, header_bytes, k_bits, feed, y);
+    steps.Load(table.k_scale, table.k_zero, place);
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        y[r][k] = steps.scale_of(r, k) * fmaf(steps.zero_of(r, k), query_sum_, y[r][k]);
-        if (soft_cap_ > 0) y[r][k] = Capped(y[r][k], soft_cap_);
-      }
+    for (int i = 0; i < kPackTokens; ++i) {
+      y[i] = steps.scale_of(i) * fmaf(steps.zero_of(i), query_sum_, y[i]);
+      if (soft_cap_ > 0) y[i] = Capped(y[i], soft_cap_);
     }
-    steps.Load(table.v_scale, table.v_zero, lane_);
-    if (masked) Mask(walk, y);
+    if (masked) Mask(walk, table.order + place, y);
+    steps.Load(table.v_scale, table.v_zero, place);
     Weigh(steps, y);
+    __syncwarp();
+    feed.LoadKeys();
+    weights_.Make(y, lane_);
+    const Piece values = feed.Wait(walk);
     if (v_bits < kNibbleCodeBits) {
-      AddValues<kNibbleCodeBits - 1>(walk, header_bytes, v_bits, feed, y);
+      AddValues<kNibbleCodeBits - 1>(v_bits, values);
     } else {
-      AddValues<kNibbleCodeBits>(walk, header_bytes, v_bits, feed, y);
+      AddValues<kNibbleCodeBits>(v_bits, values);
     }
-    ++blocks_in_sums_;
+    __syncwarp();
+    feed.LoadValues();
+    ++steps_in_sums_;
   }
 
   // Writes the state.
@@ -130,97 +144,75 @@ class RangeAttention {
   }
 
  private:
-  static constexpr int kAtOnce = kRoundsAtOnce<kHeadDim>;
-  static constexpr int kPasses = kPieceRounds / kAtOnce;
-
-  // Rounds of both pieces of a tile, whose scans go on together.
-  template <int kCodeBits>
-  __device__ __forceinline__ void BeginTile(
-      const RoundFormat<kHeadDim, kCodeBits>& format, PieceFeed<kHeadDim>& feed,
-      Round<kHeadDim, kCodeBits> (&rounds)[2 * kPasses]) const {
-    const std::byte* at[kRounds];
-#pragma unroll
-    for (int r = 0; r < kRounds; r += kPieceRounds) {
-      uint32_t first_units;
-      at[r] = feed.Wait(&first_units);
-      at[r + 1] = at[r] + kUnitBytes * first_units;
-    }
-    BeginRounds(format, at, lane_, rounds);
-  }
-
   // K's products: q.k without steps and zero points.
-  __device__ __forceinline__ void AddKeys(const BlockWalk& walk, uint32_t header_bytes,
-                                          uint32_t k_bits, PieceFeed<kHeadDim>& feed,
-                                          LaneTokens<float>& y) const {
-    const RoundFormat<kHeadDim, kNibbleCodeBits> format(k_bits, lane_);
-    Round<kHeadDim, kNibbleCodeBits> rounds[2 * kPasses];
-    BeginTile(format, feed, rounds);
+  __device__ __forceinline__ void AddKeys(uint32_t k_bits, const Piece& keys, LaneTokens& y) const {
+    const RoundFormat<kHeadDim, kKeyLanes> format(k_bits, lane_);
+    LaneChannels<kHeadDim, kKeyLanes, kNibbleCodeBits> channels;
+    channels.Begin(format, keys.Round(lane_ / 16, lane_ / 4 % kRounds), lane_);
+    KeySums<kHeadDim> sums;
+    sums.Clear();
+#pragma unroll 1
+    for (int group = 0; group < KeyOperand<kHeadDim>::kGroups; ++group) {
+      const uint32_t minima = channels.NextMinima(format);
+      PackCodes codes[kNibbleChannels];
 #pragma unroll
-    for (int pass = 0; pass < 2 * kPasses; ++pass) {
-      Nibbles nibbles;
-      rounds[pass].Read(format, nibbles);
-      KeySums<kHeadDim> sums;
-      sums.Make(nibbles, queries_, exchange_, lane_);
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          y[kAtOnce * pass + i][k] =
-              static_cast<float>(sums.of[i][k]) * (k == 0 ? query_unit_ : query_unit_ / 16);
-        }
-      }
-      __syncwarp();
-      if (pass % kPasses == kPasses - 1) feed.Used(pass / kPasses, walk, header_bytes);
+      for (int i = 0; i < kNibbleChannels; ++i) codes[i] = channels.Next(i);
+      channels.Skip(kNibbleChannels);
+      sums.Add(codes, minima, queries_.words[group][lane_]);
     }
+    int32_t integers[kPackTokens];
+    sums.Take(integers);
+#pragma unroll
+    for (int i = 0; i < kPackTokens; ++i) y[i] = static_cast<float>(integers[i]) * query_unit_;
   }
 
-  // Weights as ValueOperand takes them.
   template <int kCodeBits>
-  __device__ __forceinline__ void AddValues(const BlockWalk& walk, uint32_t header_bytes,
-                                            uint32_t v_bits, PieceFeed<kHeadDim>& feed,
-                                            const LaneTokens<float>& weights) {
-    const RoundFormat<kHeadDim, kCodeBits> format(v_bits, lane_);
-    Round<kHeadDim, kCodeBits> rounds[2 * kPasses];
-    BeginTile(format, feed, rounds);
+  __device__ __forceinline__ void AddValues(uint32_t v_bits, const Piece& values) {
+    const RoundFormat<kHeadDim, kValueLanes> format(v_bits, lane_);
+    LaneChannels<kHeadDim, kValueLanes, kCodeBits> channels[kStepBlocks];
 #pragma unroll
-    for (int piece = 0; piece < 2; ++piece) {
-      Nibbles nibbles[kPasses];
+    for (int block = 0; block < kStepBlocks; ++block)
+      channels[block].Begin(format, values.Round(block, lane_ % 4), lane_);
+    uint32_t minima[kStepBlocks];
 #pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass)
-        rounds[kPasses * piece + pass].Read(format, nibbles[pass]);
-      const int r = kPieceRounds * piece;
-      const uint32_t operand[kPieceRounds] = {ValueOperand(weights[r][0], weights[r][1]),
-                                              ValueOperand(weights[r + 1][0], weights[r + 1][1])};
-      sums_.Add(nibbles, operand, exchange_, lane_);
-      __syncwarp();
-      feed.Used(kBlockPieces / 2 + piece, walk, header_bytes);
+    for (int quad = 0; quad < ValueSums<kHeadDim>::kQuads; ++quad) {
+      PackCodes codes[kStepBlocks][kQuadChannels];
+#pragma unroll
+      for (int block = 0; block < kStepBlocks; ++block) {
+        minima[block] = quad % 2 == 0 ? channels[block].NextMinima(format) : minima[block] >> 16;
+#pragma unroll
+        for (int i = 0; i < kQuadChannels; ++i)
+          codes[block][i] = channels[block].Next(kQuadChannels * quad + i);
+      }
+      sums_.Add(quad, codes[0], codes[1], minima[0], minima[1], weights_, lane_);
     }
   }
 
-  __device__ __forceinline__ void Mask(const BlockWalk& walk, LaneTokens<float>& y) const {
-    const TokenTable& table = walk.table();
+  // `order`: of the lane's places.
+  __device__ __forceinline__ void Mask(const StepWalk& walk, const uint8_t* order,
+                                       LaneTokens& y) const {
     const PlanesRun& run = walk.run();
     const uint32_t first = run.first;
-    const uint32_t end = first + run.count;
+    // Of a block that is not there no token is.
+    const uint32_t end = lane_ < 16 || walk.has_second() ? first + run.count : 0;
+    const uint32_t block = walk.block + lane_ / 16;
+    const uint4 sixteen = *reinterpret_cast<const uint4*>(order);
+    const uint32_t words[4] = {sixteen.x, sixteen.y, sixteen.z, sixteen.w};
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const uint32_t token =
-            walk.block * kBlockTokens + table.order[kPackTokens * r + lane_ / 4 * 2 + k];
-        const uint32_t at = run.position + token;
-        if (token < first || token >= end || at < begin_ || at >= end_) y[r][k] = -INFINITY;
-      }
+    for (int i = 0; i < kPackTokens; ++i) {
+      const uint32_t token = block * kBlockTokens + (words[i / 4] >> (8 * (i % 4)) & 0xFFu);
+      const uint32_t at = run.position + token;
+      if (token < first || token >= end || at < begin_ || at >= end_) y[i] = -INFINITY;
     }
   }
 
   // From logits to integer weights, plus kWeightBias.
-  __device__ __forceinline__ void Weigh(const TokenSteps& steps, LaneTokens<float>& y) {
-    float largest = y[0][0];
+  __device__ __forceinline__ void Weigh(const TokenSteps& steps, LaneTokens& y) {
+    float largest = y[0];
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) largest = fmaxf(largest, fmaxf(y[r][0], y[r][1]));
+    for (int i = 1; i < kPackTokens; ++i) largest = fmaxf(largest, y[i]);
     largest = MaxOverG(largest);
-    bool takes = blocks_in_sums_ == kValueBlocksMax;
+    bool takes = steps_in_sums_ == kValueStepsMax;
     float reference = reference_;
     if (__any_sync(kAllLanes, largest > reference_ + kHeadroomLog2)) {
       takes = true;
@@ -231,14 +223,11 @@ class RangeAttention {
     }
     float largest_weight = 0;
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const float p = ptx::Exp2(y[r][k] - reference);
-        sum_ += p;
-        y[r][k] = p * steps.scale_of(r, k);
-        largest_weight = fmaxf(largest_weight, y[r][k]);
-      }
+    for (int i = 0; i < kPackTokens; ++i) {
+      const float p = ptx::Exp2(y[i] - reference);
+      sum_ += p;
+      y[i] = p * steps.scale_of(i);
+      largest_weight = fmaxf(largest_weight, y[i]);
     }
     largest_weight = MaxOverG(largest_weight);
     takes = takes || __any_sync(kAllLanes, !unit_.Holds(largest_weight));
@@ -254,12 +243,9 @@ class RangeAttention {
     // sum, may be far smaller than either.
     float zeros = 0;
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        y[r][k] = fmaf(y[r][k], integer, kWeightBias);
-        zeros = fmaf(y[r][k] - kWeightBias, steps.zero_of(r, k), zeros);
-      }
+    for (int i = 0; i < kPackTokens; ++i) {
+      y[i] = fmaf(y[i], integer, kWeightBias);
+      zeros = fmaf(y[i] - kWeightBias, steps.zero_of(i), zeros);
     }
     zeros_ = fmaf(zeros, unit_.weight(), zeros_);
   }
@@ -268,18 +254,27 @@ class RangeAttention {
   __device__ __forceinline__ void TakeSums() {
     const float factor = ptx::Exp2(state_reference_ - reference_);
     const float weight = unit_.weight();
-    const int t = lane_ % 4;
-    sums_.ForEach(lane_, [&](int channel, float sum) {
-      float& output = state_.output(t, channel);
-      output = fmaf(sum, weight, output * factor);
+    float factors[ValueOperand::kRowPairs];
+    float weights[ValueOperand::kRowPairs];
+#pragma unroll
+    for (int pair = 0; pair < ValueOperand::kRowPairs; ++pair) {
+      const int row = 2 * pair + lane_ % 4 / 2;
+      factors[pair] = __shfl_sync(kAllLanes, factor, row);
+      weights[pair] = __shfl_sync(kAllLanes, weight, row);
+    }
+    sums_.ForEach(lane_, [&](int row, int channel, float sum) {
+      float& output = state_.output(row, channel);
+      output = fmaf(sum, weights[row / 2], output * factors[row / 2]);
     });
     sums_.Clear();
-    blocks_in_sums_ = 0;
+    steps_in_sums_ = 0;
     state_reference_ = reference_;
   }
 
   const float soft_cap_;
-  std::byte* const exchange_;
+  KeyOperand<kHeadDim>& queries_;
+  ValueOperand& weights_;
+  const std::byte* const tables_;
   const RowState<kHeadDim> state_;
   const int lane_;
   // Of the lane's query row t:
@@ -287,7 +282,6 @@ class RangeAttention {
   uint32_t end_;
   float query_unit_;
   float query_sum_;
-  KeyOperand<kHeadDim> queries_;
   float reference_ = kNoReference;
   float state_reference_ = kNoReference;
   // Of the lane's tokens: weights, and weights times steps and zero points.
@@ -295,7 +289,7 @@ class RangeAttention {
   float zeros_ = 0;
   ValueUnit unit_;
   ValueSums<kHeadDim> sums_;
-  uint32_t blocks_in_sums_ = 0;
+  uint32_t steps_in_sums_ = 0;
 };
 
 // Units [unit_begin, unit_end) of the cell's list into `state`, which is clear. `prepare` fills
@@ -307,28 +301,29 @@ __device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_
                                             const WarpMemory<kHeadDim>& memory,
                                             Ring<kHeadDim>& ring, const RowState<kHeadDim>& state,
                                             int lane, const Prepare& prepare) {
-  BlockWalk walk(cell, header_bytes, unit_begin, unit_end, lane);
-  PieceFeed<kHeadDim> feed(walk, kv_head, kv_heads, ring, lane);
+  StepWalk walk(cell, header_bytes, unit_begin, unit_end, lane);
+  std::byte* const tables = reinterpret_cast<std::byte*>(memory.sums);
+  PieceFeed<kHeadDim> feed(walk, kv_head, kv_heads, ring, tables, lane);
   const RowLimits limits = prepare();
   RangeAttention<kHeadDim> attention(limits, soft_cap, memory.q,
-                                     reinterpret_cast<std::byte*>(memory.operand), state, lane);
+                                     *reinterpret_cast<ValueOperand*>(memory.operand), tables,
+                                     state, lane);
 #pragma unroll 1
   while (walk.blocks_left > 0) {
     const std::byte* const body = walk.body;
     const uint32_t k_bits = walk.header().k_bits;
     const uint32_t v_bits = walk.header().v_bits;
     const PlanesRun run = walk.run();
-    // Blocks that all rows see as a whole begin at these tokens.
+    // Steps that all rows see as a whole begin at these tokens.
     const int clear_begin =
         max(static_cast<int>(run.first), static_cast<int>(limits.begin_all - run.position));
     const int clear_end = min(static_cast<int>(run.first + run.count),
                               static_cast<int>(limits.end_all - run.position)) -
-                          kBlockTokens;
+                          static_cast<int>(kStepBlocks) * kBlockTokens;
 #pragma unroll 1
-    for (; walk.body == body && walk.blocks_left > 0; walk.Next(header_bytes)) {
+    for (; walk.body == body && walk.blocks_left > 0; walk.Next()) {
       const int token = static_cast<int>(walk.block * kBlockTokens);
-      attention.AddBlock(walk, header_bytes, k_bits, v_bits,
-                         token < clear_begin || token > clear_end, feed);
+      attention.AddStep(walk, k_bits, v_bits, token < clear_begin || token > clear_end, feed);
     }
   }
   attention.End();

@@ -17,130 +17,162 @@ namespace kvdepot::packkv {
 // A full segment has so many steps: where to look for a unit's run first.
 inline constexpr uint32_t kRunSteps = kSegmentTokensMax / kBlockTokens / kStepBlocks;
 
-// Tiles travel in pieces of two rounds, K's before V's, each with the units of its first round
-// behind it.
-inline constexpr int kPieceRounds = 2;
-inline constexpr int kBlockPieces = 2 * kRounds / kPieceRounds;
-constexpr uint32_t PieceBytesMax(int head_dim) {
-  return kPieceRounds * RoundBytesMax(head_dim, kNibbleCodeBits);
+// A step's pieces: K's tiles, then V's, each with what the directory says of them in front.
+inline constexpr uint32_t kPieceSlots = 2;
+constexpr uint32_t SlotBytes(int head_dim) {
+  return sizeof(uint4) + kStepBlocks * TileBytesMax(head_dim);
 }
-// A round's fields are read in whole words, so that those behind a piece are read too.
-constexpr uint32_t SlotBytes(int head_dim) { return PieceBytesMax(head_dim) + 16; }
+inline constexpr uint32_t kStepTablesBytes = kStepBlocks * sizeof(TokenTable);
 
-// Walks over the blocks of a range of a cell's runs.
-class BlockWalk {
+// Walks over the steps of a range of a cell's runs.
+class StepWalk {
  public:
   const std::byte* body;
-  uint32_t block;        // of the body
+  uint32_t block;        // of the body, the step's first
   uint32_t blocks_left;  // of the range in this run, from here on; 0: the range ends here
 
   // Units [unit_begin, unit_end), not empty. The whole warp takes part.
-  __device__ BlockWalk(const AttendCell& cell, uint32_t header_bytes, uint32_t unit_begin,
-                       uint32_t unit_end, int lane)
-      : steps_left_(unit_end - unit_begin),
+  __device__ StepWalk(const AttendCell& cell, uint32_t header_bytes, uint32_t unit_begin,
+                      uint32_t unit_end, int lane)
+      : header_bytes_(header_bytes),
+        steps_left_(unit_end - unit_begin),
         run_(cell.planes +
              RunAt(cell.planes, cell.planes_runs, unit_begin, unit_begin / kRunSteps, lane)) {
-    Enter(header_bytes, unit_begin - run_->unit_begin);
+    Enter(unit_begin - run_->unit_begin);
   }
-  __device__ void Next(uint32_t header_bytes) {
-    ++block;
-    if (--blocks_left > 0 || steps_left_ == 0) return;
+  __device__ void Next() {
+    block += kStepBlocks;
+    if (blocks_left > kStepBlocks) {
+      blocks_left -= kStepBlocks;
+      return;
+    }
+    blocks_left = 0;
+    if (steps_left_ == 0) return;
     ++run_;
-    Enter(header_bytes, 0);
+    Enter(0);
   }
-  // The run of the block: which of its tokens are visible, and where.
+  // Of the step.
+  __device__ bool has_second() const { return blocks_left > 1; }
+  // The run of the step: which of its tokens are visible, and where.
   __device__ const PlanesRun& run() const { return *run_; }
-  __device__ const TokenTable& table() const {
-    return *reinterpret_cast<const TokenTable*>(body + TokenTableAt(static_cast<int>(block)));
+  // Of the step's blocks, one behind the other.
+  __device__ const std::byte* tables() const {
+    return body + TokenTableAt(static_cast<int>(block));
   }
   __device__ const BodyHeader& header() const { return *reinterpret_cast<const BodyHeader*>(body); }
-  // A head's entry of the block's directory.
-  __device__ const std::byte* entry(uint32_t kv_head, uint32_t kv_heads) const {
+  // A head's entry in the directory, of the step's block `i`.
+  __device__ const std::byte* entry(uint32_t i, uint32_t kv_head, uint32_t kv_heads) const {
     return body + DirectoryAt(run_->blocks) +
-           (block * kv_heads + kv_head) * EntryBytes(kPackTokens);
+           ((block + i) * kv_heads + kv_head) * EntryBytes(kPackTokens);
   }
 
  private:
-  __device__ void Enter(uint32_t header_bytes, uint32_t skipped_steps) {
+  __device__ void Enter(uint32_t skipped_steps) {
     const PlanesRun run = *run_;
-    body = run.segment + header_bytes;
+    body = run.segment + header_bytes_;
     block = Uniform(run.first_block) + kStepBlocks * skipped_steps;
     const uint32_t end = Uniform(run.first + run.count);
     blocks_left = min((end + kBlockTokens - 1) / kBlockTokens - block, kStepBlocks * steps_left_);
     steps_left_ -= (blocks_left + kStepBlocks - 1) / kStepBlocks;
   }
 
+  const uint32_t header_bytes_;
   uint32_t steps_left_;  // after the run
   const PlanesRun* run_;
 };
 
-// The pieces of a block and of the next one on their way through the ring, which has a slot less
-// than a block has pieces: once piece i is used, piece i + 3 is asked for.
+// A piece in shared memory.
+struct Piece {
+  const std::byte* tiles;
+  uint32_t second_at;  // of the second tile; of a step without one the first's
+  uint2 units[kStepBlocks];
+
+  __device__ __forceinline__ const std::byte* Round(int block, int round) const {
+    return tiles +
+           (block == 0 ? RoundBegin(units[0], round) : second_at + RoundBegin(units[1], round));
+  }
+};
+
+// The pieces of a range on their way: while a step is computed the next one's is loaded.
 template <int kHeadDim>
 class PieceFeed {
  public:
-  static constexpr uint32_t kSlots = kBlockPieces - 1;
-  static_assert(kSlots == kRingSlotsMin, "a ring of the smallest size has them");
-
-  __device__ __forceinline__ PieceFeed(const BlockWalk& walk, uint32_t kv_head, uint32_t kv_heads,
-                                       Ring<kHeadDim>& ring, int lane)
-      : kv_head_(kv_head), kv_heads_(kv_heads), ring_(ring), lane_(lane) {
-    ring_.Begin(SlotBytes(kHeadDim), kSlots);
-    Look(walk);
-    LoadPiece(0);
-    LoadPiece(1);
-    LoadPiece(2);
+  // `tables`: kStepTablesBytes of shared memory.
+  __device__ __forceinline__ PieceFeed(const StepWalk& first, uint32_t kv_head, uint32_t kv_heads,
+                                       Ring<kHeadDim>& ring, std::byte* tables, int lane)
+      : ahead_(first),
+        kv_head_(kv_head),
+        kv_heads_(kv_heads),
+        ring_(ring),
+        tables_(tables),
+        lane_(lane) {
+    ring_.Begin(SlotBytes(kHeadDim), kPieceSlots);
+    Look();
+    LoadKeys();
+    LoadValues();
   }
-  // Piece `piece` of the block, the next in turn: its first round, and the units of that.
-  __device__ __forceinline__ const std::byte* Wait(uint32_t* first_units) {
-    const std::byte* const piece = ring_.WaitPiece();
-    *first_units = *reinterpret_cast<const uint32_t*>(piece + PieceBytesMax(kHeadDim));
-    return piece;
+  // The next piece in turn, of step `walk`: K's with the step's tables.
+  __device__ __forceinline__ Piece Wait(const StepWalk& walk) {
+    const std::byte* const slot = ring_.WaitPiece();
+    const uint4 units = *reinterpret_cast<const uint4*>(slot);
+    const uint2 first = {units.x, units.y};
+    return {slot + sizeof(uint4),
+            walk.has_second() ? TileBytes(first) : 0,
+            {first, {units.z, units.w}}};
   }
-  // After a __syncwarp behind the last use of piece `piece` of `walk`'s block.
-  __device__ __forceinline__ void Used(int piece, const BlockWalk& walk, uint32_t header_bytes) {
-    if (piece == 0) {
-      LoadPiece(kSlots);
-      BlockWalk next = walk;
-      next.Next(header_bytes);
-      has_next_ = next.blocks_left > 0;
-      if (has_next_) Look(next);
-    } else if (has_next_) {
-      LoadPiece(piece - 1);
-    }
+  // After a __syncwarp behind the last use of a step's K and tables.
+  __device__ __forceinline__ void LoadKeys() {
+    if (!has_next_) return;
+    LoadPiece(0, ahead_.has_second() ? kStepTablesBytes : kStepTablesBytes / kStepBlocks);
+  }
+  // After a __syncwarp behind the last use of a step's V.
+  __device__ __forceinline__ void LoadValues() {
+    if (!has_next_) return;
+    LoadPiece(1, 0);
+    ahead_.Next();
+    Look();
   }
 
  private:
-  __device__ __forceinline__ void Look(const BlockWalk& walk) {
-    const std::byte* const entry = walk.entry(kv_head_, kv_heads_);
-    body_ = walk.body;
-    begins_ = *reinterpret_cast<const uint2*>(entry);
-    k_units_ = *reinterpret_cast<const uint2*>(entry + EntryUnitsAt(true, kPackTokens));
-    v_units_ = *reinterpret_cast<const uint2*>(entry + EntryUnitsAt(false, kPackTokens));
+  __device__ __forceinline__ void Look() {
+    has_next_ = ahead_.blocks_left > 0;
+    if (!has_next_) return;
+#pragma unroll
+    for (uint32_t i = 0; i < kStepBlocks; ++i) {
+      const std::byte* const entry = ahead_.entry(ahead_.has_second() ? i : 0, kv_head_, kv_heads_);
+      const uint2 begins = *reinterpret_cast<const uint2*>(entry);
+      begins_[0][i] = begins.x;
+      begins_[1][i] = begins.y;
+      units_[0][i] = *reinterpret_cast<const uint2*>(entry + EntryUnitsAt(true, kPackTokens));
+      units_[1][i] = *reinterpret_cast<const uint2*>(entry + EntryUnitsAt(false, kPackTokens));
+    }
   }
-  // Of the block that was looked at.
-  __device__ __forceinline__ void LoadPiece(int piece) {
-    const bool is_value = piece >= kBlockPieces / 2;
-    const bool is_second = piece % 2 == 1;
-    const uint2 units = is_value ? v_units_ : k_units_;
-    const uint32_t own = is_second ? units.y : units.x;
-    uint32_t at = is_value ? begins_.y : begins_.x;
-    if (is_second) at += (units.x & 0xFFFFu) + (units.x >> 16);
-    const uint32_t first = own & 0xFFFFu;
-    std::byte* const slot =
-        ring_.LoadPiece(body_ + kUnitBytes * at, kUnitBytes * (first + (own >> 16)));
-    if (lane_ == 0) *reinterpret_cast<uint32_t*>(slot + PieceBytesMax(kHeadDim)) = first;
+  // Of the step that was looked at, K's (0) or V's.
+  __device__ __forceinline__ void LoadPiece(int tensor, uint32_t tables_bytes) {
+    const uint2(&units)[kStepBlocks] = units_[tensor];
+    const uint32_t first_bytes = TileBytes(units[0]);
+    const uint32_t second_bytes = ahead_.has_second() ? TileBytes(units[1]) : 0;
+    std::byte* const slot = ring_.next_slot();
+    if (lane_ == 0)
+      *reinterpret_cast<uint4*>(slot) = {units[0].x, units[0].y, units[1].x, units[1].y};
+    ring_.ExpectParts(first_bytes + second_bytes + tables_bytes);
+    std::byte* const tiles = slot + sizeof(uint4);
+    ring_.LoadPart(tiles, ahead_.body + kUnitBytes * begins_[tensor][0], first_bytes);
+    ring_.LoadPart(tiles + first_bytes, ahead_.body + kUnitBytes * begins_[tensor][1],
+                   second_bytes);
+    ring_.LoadPart(tables_, ahead_.tables(), tables_bytes);
+    ring_.EndParts();
   }
 
+  StepWalk ahead_;
   const uint32_t kv_head_;
   const uint32_t kv_heads_;
   Ring<kHeadDim>& ring_;
+  std::byte* const tables_;
   const int lane_;
   bool has_next_ = false;
-  const std::byte* body_;
-  uint2 begins_;
-  uint2 k_units_;
-  uint2 v_units_;
+  uint32_t begins_[2][kStepBlocks];
+  uint2 units_[2][kStepBlocks];
 };
 
 }  // namespace kvdepot::packkv

@@ -85,8 +85,8 @@ KVDEPOT_HOST_DEVICE constexpr size_t TilesAt(int kv_heads, int blocks, int pack_
 // so many bits.
 inline constexpr int kPackTokens = 16;
 inline constexpr int kNibbleCodeBits = 4;
-// Codes of 32 lanes of a warp, 16 of each of four channels, on their way through shared memory.
-inline constexpr uint32_t kExchangeBytes = 1024;
+// Of products.cuh's operand of weights.
+inline constexpr uint32_t kValueOperandBytes = 3072;
 
 // Bits that hold a width, 0..code_bits.
 KVDEPOT_HOST_DEVICE constexpr int WidthCodeBits(int code_bits) {

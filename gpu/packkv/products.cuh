@@ -1,7 +1,7 @@
 // Products of codes by tensor cores: of K with queries, of V with weights.
 //
-// Both factors are bytes, the other one two of them, a high part and a low one: in columns 2 r and
-// 2 r + 1 of row r, of up to four rows. Codes change lanes through shared memory. Sums are exact.
+// Both factors are bytes, the other one of several: an integer of 16 bits takes two columns, one of
+// 32 bits four. Codes stay in the lane that read them. Sums are exact.
 #ifndef KVDEPOT_GPU_PACKKV_PRODUCTS_CUH_
 #define KVDEPOT_GPU_PACKKV_PRODUCTS_CUH_
 
@@ -14,38 +14,46 @@
 namespace kvdepot::packkv {
 
 inline constexpr int kProductRows = 4;
+
+// Word i: byte i of each.
+__device__ __forceinline__ uint4 TransposeBytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  const uint32_t ab_low = __byte_perm(a, b, 0x5140);
+  const uint32_t cd_low = __byte_perm(c, d, 0x5140);
+  const uint32_t ab_high = __byte_perm(a, b, 0x7362);
+  const uint32_t cd_high = __byte_perm(c, d, 0x7362);
+  return {__byte_perm(ab_low, cd_low, 0x5410), __byte_perm(ab_low, cd_low, 0x7632),
+          __byte_perm(ab_high, cd_high, 0x5410), __byte_perm(ab_high, cd_high, 0x7632)};
+}
+
 // Queries are integers of at most this, so that the high byte stays signed after rounding.
 inline constexpr float kQueryMax = 32512.0f;
-// Weights are integers of at most this. A weight plus the bias is rounded to one, in the low 16
-// bits.
-inline constexpr float kWeightMax = 65535.0f;
-inline constexpr float kWeightBias = 8388608.0f;
 
-static_assert(kExchangeBytes == 32 * sizeof(Nibbles), "codes of all lanes");
-
-// Queries as operand B, in registers.
+// Queries as operand B, in shared memory: a row's high bytes are a column, its low ones the next.
 template <int kHeadDim>
 struct KeyOperand {
-  static constexpr int kSteps = kHeadDim / 32;
-  uint32_t words[kSteps][2];
+  static constexpr int kGroups = kHeadDim / kKeyLanes / kNibbleChannels;
+  // Of channels 0, 2, 4, 6 of a lane's group, then of 1, 3, 5, 7.
+  uint2 words[kGroups][32];
 
-  // Row r's channels are at q + r * stride, 16-byte aligned, of magnitudes up to kQueryMax. Lane
-  // 4 g + t.
+  // All lanes. Row r's channels are at q + r * stride, 16-byte aligned, of magnitudes up to
+  // kQueryMax; they may lie where this does.
   __device__ __forceinline__ void Make(const float* q, int stride, int lane) {
-    const float* const row = q + lane / 8 * stride;
+    const float* const row = q + lane / 8 * stride + lane % 4 * (kHeadDim / kKeyLanes);
     // Of the words whose bytes are the high parts and, top bits flipped, the low parts.
     const uint32_t bytes = lane / 4 % 2 == 0 ? 0x51 : 0x40;
     const uint32_t flipped = lane / 4 % 2 == 0 ? 0 : 0x80808080u;
+    uint2 made[kGroups];
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float4 four = reinterpret_cast<const float4*>(row)[8 * i + 4 * h + lane % 4];
-        const uint32_t first = __byte_perm(Biased(four.x), Biased(four.y), bytes);
-        const uint32_t second = __byte_perm(Biased(four.z), Biased(four.w), bytes);
-        words[i][h] = __byte_perm(first, second, 0x5410) ^ flipped;
-      }
+    for (int group = 0; group < kGroups; ++group) {
+      const float4 a = reinterpret_cast<const float4*>(row)[2 * group];
+      const float4 b = reinterpret_cast<const float4*>(row)[2 * group + 1];
+      made[group] = {Four(a.x, a.z, b.x, b.z, bytes) ^ flipped,
+                     Four(a.y, a.w, b.y, b.w, bytes) ^ flipped};
     }
+    __syncwarp();
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) words[group][lane] = made[group];
+    __syncwarp();
   }
 
  private:
@@ -53,136 +61,203 @@ struct KeyOperand {
   static __device__ __forceinline__ uint32_t Biased(float value) {
     return __float_as_uint(value + 12583040.0f);
   }
-};
-
-// Sums of code * query over the channels of a pass's rounds, for lane 4 g + t of tokens 2 g and
-// 2 g + 1 of each round and row t: the second's sixteenfold.
-template <int kHeadDim>
-struct KeySums {
-  int32_t of[kRoundsAtOnce<kHeadDim>][2];
-
-  // `exchange`: kExchangeBytes of shared memory, which no lane reads any more.
-  __device__ __forceinline__ void Make(const Nibbles& nibbles, const KeyOperand<kHeadDim>& queries,
-                                       std::byte* exchange, int lane) {
-    // Word g: codes of tokens 2 g and 2 g + 1, a byte a channel.
-    uint4* const to = reinterpret_cast<uint4*>(exchange) + 2 * lane;
-    const int flip = lane / 4 % 2;
-    to[flip] = Transpose(nibbles[0][0], nibbles[1][0], nibbles[2][0], nibbles[3][0]);
-    to[flip ^ 1] = Transpose(nibbles[0][1], nibbles[1][1], nibbles[2][1], nibbles[3][1]);
-    __syncwarp();
-    const int g = lane / 4;
-    const uint32_t* const words = reinterpret_cast<const uint32_t*>(exchange) + 8 * (lane % 4);
-#pragma unroll
-    for (int round = 0; round < kRoundsAtOnce<kHeadDim>; ++round) {
-      int32_t sums[4] = {0, 0, 0, 0};
-#pragma unroll
-      for (int i = 0; i < KeyOperand<kHeadDim>::kSteps; ++i) {
-        const uint32_t* const from = words + 64 * (round * KeyOperand<kHeadDim>::kSteps + i);
-        const uint32_t low = from[g];
-        const uint32_t high = from[32 + (g ^ 4)];
-        ptx::MmaSigned(sums, low & 0x0F0F0F0Fu, low, high & 0x0F0F0F0Fu, high, queries.words[i][0],
-                       queries.words[i][1]);
-      }
-      of[round][0] = 256 * sums[0] + sums[1];
-      // Of both tokens' codes, less the first's.
-      of[round][1] = 256 * sums[2] + sums[3] - of[round][0];
-    }
-  }
-
- private:
-  // Word i: byte i of each.
-  static __device__ __forceinline__ uint4 Transpose(uint32_t a, uint32_t b, uint32_t c,
-                                                    uint32_t d) {
-    const uint32_t ab_low = __byte_perm(a, b, 0x5140);
-    const uint32_t cd_low = __byte_perm(c, d, 0x5140);
-    const uint32_t ab_high = __byte_perm(a, b, 0x7362);
-    const uint32_t cd_high = __byte_perm(c, d, 0x7362);
-    return {__byte_perm(ab_low, cd_low, 0x5410), __byte_perm(ab_low, cd_low, 0x7632),
-            __byte_perm(ab_high, cd_high, 0x5410), __byte_perm(ab_high, cd_high, 0x7632)};
+  static __device__ __forceinline__ uint32_t Four(float a, float b, float c, float d,
+                                                  uint32_t bytes) {
+    return __byte_perm(__byte_perm(Biased(a), Biased(b), bytes),
+                       __byte_perm(Biased(c), Biased(d), bytes), 0x5410);
   }
 };
 
-// Weights of a round's tokens as operand B: lane 4 g + t brings those of tokens 2 g and 2 g + 1 of
-// row t, from 0 to kWeightMax, plus kWeightBias.
-__device__ __forceinline__ uint32_t ValueOperand(float first, float second) {
-  const uint32_t two = __byte_perm(__float_as_uint(first), __float_as_uint(second), 0x4051);
-  // Tokens 4 t, 4 t + 2, 4 t + 1 and 4 t + 3 of column g.
-  return __byte_perm(ptx::Transpose8x8(two), 0, 0x3120);
-}
-
-// Sums of weight * code over tokens, of row t for lane 4 g + t: high and low part apart. At most
-// kValueBlocksMax blocks of tokens are added before they are taken.
-inline constexpr int kValueBlocksMax = 8192;
+// Sums of code * query over channels, for lane 4 g + t of pack g and row t.
 template <int kHeadDim>
-class ValueSums {
+class KeySums {
  public:
   __device__ __forceinline__ void Clear() {
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
+    for (int k = 0; k < 4; ++k) {
+      minima_[k] = 0;
 #pragma unroll
-      for (int k = 0; k < 4; ++k) sums_[i][k] = 0;
+      for (int b = 0; b < 4; ++b) even_[b][k] = odd_[b][k] = 0;
     }
   }
 
-  // Two rounds that follow each other; `nibbles` of the passes that read them. `exchange`:
-  // kExchangeBytes a pass.
-  __device__ __forceinline__ void Add(const Nibbles (&nibbles)[2 / kRoundsAtOnce<kHeadDim>],
-                                      const uint32_t (&weights)[2], std::byte* exchange, int lane) {
+  // A group of channels; `queries` are its words.
+  __device__ __forceinline__ void Add(const PackCodes (&codes)[kNibbleChannels], uint32_t minima,
+                                      const uint2& queries) {
+    ptx::MmaSigned(minima_, minima & kLow, 0, minima >> 4 & kLow, 0, queries.x, queries.y);
+    const uint4 even[2] = {
+        TransposeBytes(codes[0].even, codes[2].even, codes[4].even, codes[6].even),
+        TransposeBytes(codes[1].even, codes[3].even, codes[5].even, codes[7].even)};
+    AddFour(even_, even, queries);
+    const uint4 odd[2] = {TransposeBytes(codes[0].odd, codes[2].odd, codes[4].odd, codes[6].odd),
+                          TransposeBytes(codes[1].odd, codes[3].odd, codes[5].odd, codes[7].odd)};
+    AddFour(odd_, odd, queries);
+  }
+
+  // By token.
+  __device__ __forceinline__ void Take(int32_t (&sums)[kPackTokens]) const {
+    const int32_t minima = 256 * minima_[0] + minima_[1];
 #pragma unroll
-    for (int pass = 0; pass < 2 / kRoundsAtOnce<kHeadDim>; ++pass) {
+    for (int b = 0; b < 4; ++b) {
+      TakeTwo(even_[b], minima, &sums[4 * b], &sums[4 * b + 2]);
+      TakeTwo(odd_[b], minima, &sums[4 * b + 1], &sums[4 * b + 3]);
+    }
+  }
+
+ private:
+  static constexpr uint32_t kLow = 0x0F0F0F0Fu;
+
+  // Rows g are low nibbles, rows g + 8 whole bytes.
+  static __device__ __forceinline__ void AddFour(int32_t (&sums)[4][4], const uint4 (&words)[2],
+                                                 const uint2& queries) {
+    const uint32_t first[4] = {words[0].x, words[0].y, words[0].z, words[0].w};
+    const uint32_t second[4] = {words[1].x, words[1].y, words[1].z, words[1].w};
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        reinterpret_cast<uint4*>(exchange)[64 * pass + 32 * m + lane] = {
-            nibbles[pass][2 * m][0], nibbles[pass][2 * m][1], nibbles[pass][2 * m + 1][0],
-            nibbles[pass][2 * m + 1][1]};
-      }
+    for (int b = 0; b < 4; ++b) {
+      ptx::MmaSigned(sums[b], first[b] & kLow, first[b], second[b] & kLow, second[b], queries.x,
+                     queries.y);
+    }
+  }
+  static __device__ __forceinline__ void TakeTwo(const int32_t (&sums)[4], int32_t minima,
+                                                 int32_t* low, int32_t* high) {
+    const int32_t lows = 256 * sums[0] + sums[1];
+    *low = lows + minima;
+    *high = ((256 * sums[2] + sums[3] - lows) >> 4) + minima;
+  }
+
+  int32_t minima_[4];  // the last two: of rows that are 0
+  // Byte b of `even` and `odd`: tokens 4 b and 4 b + 2, 4 b + 1 and 4 b + 3.
+  int32_t even_[4][4];
+  int32_t odd_[4][4];
+};
+
+// Weights are integers of at most this. A weight plus the bias is rounded to one.
+inline constexpr float kWeightMax = 4194304.0f;
+inline constexpr float kWeightBias = 8388608.0f;
+
+// Weights of a step's tokens as operand B, in shared memory. Those of low nibbles sixteenfold, as
+// high nibbles are where they stand; byte h of row r's is column 4 (r % 2) + h of row pair r / 2.
+struct ValueOperand {
+  static constexpr int kRowPairs = kProductRows / 2;
+  // Of packs t and t + 4 for lane 4 g + t: of tokens 4 b + k, byte b of word k.
+  uint4 tokens[kRowPairs][2][32];
+  // Of the sum of a pack's weights, for minima in low nibbles and in high ones.
+  uint2 minima[kRowPairs][2][32];
+
+  // Lane 4 g + t brings those of pack g and row t, from 0 to kWeightMax, plus kWeightBias.
+  __device__ __forceinline__ void Make(const float (&weights)[kPackTokens], int lane) {
+    uint32_t biased_sum = 0;
+#pragma unroll
+    for (const float weight : weights) biased_sum += __float_as_uint(weight);
+    const uint32_t sum = biased_sum - kPackTokens * kBiasBits;
+    uint4 bytes[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const auto integer = [&](int b) {
+        const uint32_t bits = __float_as_uint(weights[4 * b + k]);
+        return k < 2 ? 16 * bits - 16 * kBiasBits : bits - kBiasBits;
+      };
+      bytes[k] = TransposeBytes(integer(0), integer(1), integer(2), integer(3));
+    }
+    const int row = lane % 4;
+    const int half = lane / 16;
+    const int to = 16 * (row % 2) + lane / 4 % 4;
+    uint4* const tokens_to = &tokens[row / 2][half][to];
+    tokens_to[0] = {bytes[0].x, bytes[1].x, bytes[2].x, bytes[3].x};
+    tokens_to[4] = {bytes[0].y, bytes[1].y, bytes[2].y, bytes[3].y};
+    tokens_to[8] = {bytes[0].z, bytes[1].z, bytes[2].z, bytes[3].z};
+    tokens_to[12] = {bytes[0].w, bytes[1].w, bytes[2].w, bytes[3].w};
+#pragma unroll
+    for (int h = 0; h < 4; ++h) {
+      minima[row / 2][half][to + 4 * h] = {__byte_perm(16 * sum, 0, 0x1111 * h),
+                                           __byte_perm(sum, 0, 0x1111 * h)};
     }
     __syncwarp();
-    // Four codes of a row of 8 bytes.
-    const std::byte* const from = exchange + 8 * (lane / 4) + 2 * (lane % 4);
+  }
+
+ private:
+  static constexpr uint32_t kBiasBits = 0x4B000000u;
+};
+
+static_assert(sizeof(ValueOperand) == kValueOperandBytes, "what a warp's memory has for it");
+
+// Sums of weight * code over tokens: lane 4 g + t reads the channels of share g. At most
+// kValueStepsMax steps of tokens are added before they are taken.
+inline constexpr int kValueStepsMax = 256;
+inline constexpr int kQuadChannels = 4;
+template <int kHeadDim>
+class ValueSums {
+ public:
+  static constexpr int kQuads = kHeadDim / kValueLanes / kQuadChannels;
+
+  __device__ __forceinline__ void Clear() {
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const uint32_t row = RowsBefore(i);
-      ptx::MmaUnsigned(sums_[i], Codes(from + 8 * row), Codes(from + 8 * (row + 8)),
-                       Codes(from + kSecond + 8 * row), Codes(from + kSecond + 8 * (row + 8)),
-                       weights[0], weights[1]);
+    for (auto& of_pair : sums_) {
+#pragma unroll
+      for (auto& of_rows : of_pair) {
+#pragma unroll
+        for (int32_t& sum : of_rows) sum = 0;
+      }
     }
   }
 
-  // Calls visit(channel, sum) for the lane's channels.
+  // Four channels of the lane, of packs t and t + 4. Their minima are nibbles 0 to 3.
+  __device__ __forceinline__ void Add(int quad, const PackCodes (&first)[kQuadChannels],
+                                      const PackCodes (&second)[kQuadChannels],
+                                      uint32_t first_minima, uint32_t second_minima,
+                                      const ValueOperand& weights, int lane) {
+#pragma unroll
+    for (int pair = 0; pair < ValueOperand::kRowPairs; ++pair) {
+      const uint4 a = weights.tokens[pair][0][lane];
+      const uint4 b = weights.tokens[pair][1][lane];
+      const uint2 minima_a = weights.minima[pair][0][lane];
+      const uint2 minima_b = weights.minima[pair][1][lane];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        int32_t(&sums)[4] = sums_[pair][2 * quad + i];
+        const auto add = [&](uint32_t mask, auto word, uint32_t b0, uint32_t b1) {
+          ptx::MmaUnsigned(sums, word(first[i]) & mask, word(first[i + 2]) & mask,
+                           word(second[i]) & mask, word(second[i + 2]) & mask, b0, b1);
+        };
+        const auto even = [](const PackCodes& codes) { return codes.even; };
+        const auto odd = [](const PackCodes& codes) { return codes.odd; };
+        add(0x0F0F0F0Fu, even, a.x, b.x);
+        add(0x0F0F0F0Fu, odd, a.y, b.y);
+        add(0xF0F0F0F0u, even, a.z, b.z);
+        add(0xF0F0F0F0u, odd, a.w, b.w);
+        const uint32_t own = 0x000Fu << (4 * i);
+        ptx::MmaUnsigned(sums, first_minima & own, first_minima & own << 8, second_minima & own,
+                         second_minima & own << 8, i == 0 ? minima_a.x : minima_a.y,
+                         i == 0 ? minima_b.x : minima_b.y);
+      }
+    }
+  }
+
+  // All lanes. Calls visit(row, channel, sum) for the lane's share of all sums.
   template <class Visit>
   __device__ __forceinline__ void ForEach(int lane, const Visit& visit) const {
+    const bool has_high_bytes = lane % 2 != 0;
     const int g = lane / 4;
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
+    for (int pair = 0; pair < ValueOperand::kRowPairs; ++pair) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float high = static_cast<float>(sums_[i][2 * h]);
-        visit(ChannelOfRow(RowsBefore(i) + 8 * h + g),
-              fmaf(256.0f, high, static_cast<float>(sums_[i][2 * h + 1])));
+      for (int i = 0; i < 2 * kQuads; ++i) {
+        const int32_t(&sums)[4] = sums_[pair][i];
+        const float first = fmaf(256.0f, static_cast<float>(sums[1]), static_cast<float>(sums[0]));
+        const float second = fmaf(256.0f, static_cast<float>(sums[3]), static_cast<float>(sums[2]));
+        const float other = __shfl_xor_sync(kAllLanes, has_high_bytes ? first : second, 1);
+        const float sum =
+            has_high_bytes ? fmaf(65536.0f, second, other) : fmaf(65536.0f, other, first);
+        visit(2 * pair + lane % 4 / 2,
+              kHeadDim / kValueLanes * g + kQuadChannels * (i / 2) + i % 2 + 2 * (lane % 2),
+              sum * (1.0f / 16));
       }
     }
   }
 
  private:
-  static constexpr int kSteps = kHeadDim / 16;
-  // From the first round's codes to the second's.
-  static constexpr uint32_t kSecond = kHeadDim == 128 ? kExchangeBytes : 256;
-
-  // Rows are what Add writes: two channels of lane 0, of lane 1 and so on, then the lanes' other
-  // two. With two rounds at once a round has half of the lanes of either.
-  static __device__ constexpr int RowsBefore(int step) {
-    return kHeadDim == 128 ? 16 * step : 16 * (step % 2) + 64 * (step / 2);
-  }
-  static __device__ __forceinline__ int ChannelOfRow(int row) {
-    return 4 * (row / 2 % 32) + row / 64 * 2 + row % 2;
-  }
-  static __device__ __forceinline__ uint32_t Codes(const std::byte* four) {
-    const uint32_t codes = *reinterpret_cast<const uint16_t*>(four);
-    return (codes | codes << 12) & 0x0F0F0F0Fu;
-  }
-
-  int32_t sums_[kSteps][4];
+  // Rows g and g + 8 of sums 2 i and 2 i + 1: channels 4 i and 4 i + 2, 4 i + 1 and 4 i + 3.
+  int32_t sums_[ValueOperand::kRowPairs][2 * kQuads][4];
 };
 
 }  // namespace kvdepot::packkv

@@ -18,10 +18,6 @@ namespace {
 
 // As of every backend with a GPU: relative, worst row.
 constexpr double kErrorMax = 5e-4;
-// Of steps as large as a token's range most values are zero, those of the tokens that weigh most
-// too: then so little is left of the output that the rounding of weights shows.
-constexpr double kCoarseErrorMax = 2e-3;
-constexpr float kCoarseScale = 0.9f;
 
 struct Case {
   LayerShape shape;
@@ -181,7 +177,7 @@ void Layer::AddRun(uint32_t* position) {
 template <int kHeadDim>
 void Layer::AddRange(const RowView& view, uint32_t begin, uint32_t end,
                      std::vector<State>* states) const {
-  constexpr uint32_t kRingBytes = kRingSlotsMin * SlotBytes(kHeadDim);
+  constexpr uint32_t kRingBytes = kPieceSlots * SlotBytes(kHeadDim);
   const WarpMemoryLayout<kHeadDim, 1, Codec::kPackKv> layout(kRingBytes);
   const AlignedBytes shared(layout.bytes());
   const WarpMemory<kHeadDim> memory = layout.Of(shared.data(), 0);
@@ -201,7 +197,7 @@ void Layer::AddRange(const RowView& view, uint32_t begin, uint32_t end,
                           header_bytes, begin, end, of_.shape.soft_cap, memory, ring, state, lane,
                           prepare);
   });
-  EXPECT_EQ(ptx::BulkLoadsUnderWay(), 0);
+  EXPECT_EQ(ptx::PhasesUnderWay(), 0);
   for (int row = 0; row < kProductRows; ++row) {
     State& sum = (*states)[static_cast<size_t>(row)];
     const double reference = std::max<double>(sum.reference, state.reference(row));
@@ -250,7 +246,7 @@ void ExpectAsInDoublePrecision(const Case& of, std::mt19937& random, double* wor
           continue;
         }
         const double error = std::sqrt(difference / norm);
-        EXPECT_LE(error, of.options.v_relative_scale > kCoarseScale ? kCoarseErrorMax : kErrorMax);
+        EXPECT_LE(error, kErrorMax);
         EXPECT_NEAR(std::log(state.sum) + state.reference * std::log(2.0), log_sum_exp, 2e-3);
         *worst = std::isfinite(error) ? std::max(*worst, error) : INFINITY;
       }

@@ -25,57 +25,71 @@ std::vector<uint8_t> RandomCodes(const RoundShape& shape, std::mt19937& random) 
   return codes;
 }
 
-template <int kHeadDim, int kCodeBits>
-void ExpectCodesOfFourRounds(int code_bits, unsigned seed) {
+// As many rounds as a warp reads at once, one behind the other.
+template <int kHeadDim, int kLanes, int kCodeBits>
+void ExpectCodesOfRounds(int code_bits, unsigned seed) {
+  constexpr int kCount = 32 / kLanes;
   std::mt19937 random(seed);
   const RoundShape shape{kPackTokens, kHeadDim, code_bits};
   std::vector<std::byte> bytes;
-  std::vector<uint8_t> codes[kRounds];
-  uint16_t units[kRounds];
-  for (int r = 0; r < kRounds; ++r) {
-    const size_t begin = bytes.size();
+  std::vector<uint8_t> codes[kCount];
+  size_t begins[kCount];
+  for (int r = 0; r < kCount; ++r) {
+    begins[r] = bytes.size();
     AppendRound(shape, RandomCodes(shape, random), &bytes);
-    units[r] = static_cast<uint16_t>((bytes.size() - begin) / kUnitBytes);
+    EXPECT_LE(bytes.size() - begins[r], RoundBytesMax(kHeadDim, code_bits));
     codes[r].resize(shape.code_count());
-    ReadRound(shape, bytes.data() + begin, absl::MakeSpan(codes[r]));
+    ReadRound(shape, bytes.data() + begins[r], absl::MakeSpan(codes[r]));
   }
-  // Fields are read in whole words.
-  const AlignedBytes rounds_bytes(bytes.size() + 16);
-  std::copy(bytes.begin(), bytes.end(), rounds_bytes.data());
+  // Minima are read in whole words.
+  const AlignedBytes rounds(bytes.size() + 16);
+  std::copy(bytes.begin(), bytes.end(), rounds.data());
 
-  constexpr int kPasses = kRounds / kRoundsAtOnce<kHeadDim>;
-  Nibbles nibbles[warp::kLanes][kPasses];
+  constexpr int kChannels = kHeadDim / kLanes;
+  PackCodes read[warp::kLanes][kChannels];
+  uint32_t minima[warp::kLanes][kChannels / kNibbleChannels];
   warp::Run(seed, [&](int lane) {
-    const RoundFormat<kHeadDim, kCodeBits> format(static_cast<uint32_t>(code_bits), lane);
-    const std::byte* at[kRounds];
-    FindRounds(rounds_bytes.data(), units, at);
-    Round<kHeadDim, kCodeBits> rounds[kPasses];
-    BeginRounds(format, at, lane, rounds);
-    for (int pass = 0; pass < kPasses; ++pass) rounds[pass].Read(format, nibbles[lane][pass]);
+    const RoundFormat<kHeadDim, kLanes> format(static_cast<uint32_t>(code_bits), lane);
+    LaneChannels<kHeadDim, kLanes, kCodeBits> channels;
+    channels.Begin(format, rounds.data() + begins[kLanes == kKeyLanes ? lane / 4 : lane % 4], lane);
+    for (int c = 0; c < kChannels; ++c) {
+      if (c % kNibbleChannels == 0) {
+        if (c > 0) channels.Skip(kNibbleChannels);
+        minima[lane][c / kNibbleChannels] = channels.NextMinima(format);
+      }
+      read[lane][c] = channels.Next(c % kNibbleChannels);
+    }
   });
-  for (int r = 0; r < kRounds; ++r) {
-    for (int c = 0; c < kHeadDim; ++c) {
-      const int lane = r % kRoundsAtOnce<kHeadDim> * kRoundLanes<kHeadDim> + c / kLaneChannels;
-      const auto& words = nibbles[lane][r / kRoundsAtOnce<kHeadDim>][c % kLaneChannels];
+  for (int lane = 0; lane < warp::kLanes; ++lane) {
+    const int r = kLanes == kKeyLanes ? lane / 4 : lane % 4;
+    const int share = kLanes == kKeyLanes ? lane % 4 : lane / 4;
+    for (int c = 0; c < kChannels; ++c) {
+      const uint32_t least = minima[lane][c / kNibbleChannels] >> (4 * (c % kNibbleChannels)) & 15u;
       for (int t = 0; t < kPackTokens; ++t) {
-        ASSERT_EQ(words[t / 8] >> (4 * (t % 8)) & 15u,
-                  codes[r][static_cast<size_t>(t * kHeadDim + c)])
-            << "round " << r << ", channel " << c << ", token " << t;
+        const uint32_t word = t % 2 == 0 ? read[lane][c].even : read[lane][c].odd;
+        ASSERT_EQ(least + (word >> (t / 2 * 4) & 15u),
+                  codes[r][static_cast<size_t>(t * kHeadDim + share * kChannels + c)])
+            << "lane " << lane << ", channel " << c << ", token " << t;
       }
     }
   }
 }
 
-TEST(PackKvRoundWarp, LanesReadTheCodesOfTheirChannels) {
+template <int kHeadDim, int kLanes>
+void ExpectCodesOfRounds(unsigned seed) {
   for (int code_bits = 0; code_bits <= 4; ++code_bits) {
-    for (unsigned seed = 0; seed < 20; ++seed) {
-      SCOPED_TRACE(testing::Message() << code_bits << " bits, seed " << seed);
-      ExpectCodesOfFourRounds<64, 4>(code_bits, seed);
-      ExpectCodesOfFourRounds<128, 4>(code_bits, seed);
-      if (code_bits > 3) continue;
-      ExpectCodesOfFourRounds<64, 3>(code_bits, seed);
-      ExpectCodesOfFourRounds<128, 3>(code_bits, seed);
-    }
+    SCOPED_TRACE(testing::Message() << code_bits << " bits, seed " << seed);
+    ExpectCodesOfRounds<kHeadDim, kLanes, 4>(code_bits, seed);
+    if (code_bits <= 3) ExpectCodesOfRounds<kHeadDim, kLanes, 3>(code_bits, seed);
+  }
+}
+
+TEST(PackKvRoundWarp, LanesReadTheCodesOfTheirChannels) {
+  for (unsigned seed = 0; seed < 20; ++seed) {
+    ExpectCodesOfRounds<64, kKeyLanes>(seed);
+    ExpectCodesOfRounds<128, kKeyLanes>(seed);
+    ExpectCodesOfRounds<64, kValueLanes>(seed);
+    ExpectCodesOfRounds<128, kValueLanes>(seed);
   }
 }
 

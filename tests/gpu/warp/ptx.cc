@@ -3,6 +3,7 @@
 #include <cstring>
 #include <limits>
 #include <map>
+#include <vector>
 
 #include "gpu/check.h"
 
@@ -43,10 +44,15 @@ struct Copy {
   uint32_t bytes;
 };
 
-// By the barrier that counts them.
-std::map<uint64_t*, Copy>& Copies() {
-  static auto& copies = *new std::map<uint64_t*, Copy>;
-  return copies;
+struct Phase {
+  uint32_t bytes;  // of copies that are still to be asked for
+  std::vector<Copy> copies;
+};
+
+// By barrier.
+std::map<uint64_t*, Phase>& Phases() {
+  static auto& phases = *new std::map<uint64_t*, Phase>;
+  return phases;
 }
 
 // Registers of a lane, 4 g + t. Of A, 16x32: rows g and g + 8 of columns 4 t .. 4 t + 3, then of
@@ -93,27 +99,34 @@ void BarrierInit(uint64_t* barrier) { *barrier = 0; }
 
 void BarrierWait(uint64_t* barrier, uint32_t parity) {
   while ((*barrier & 1) == parity) {
-    const auto copy = Copies().find(barrier);
-    if (copy == Copies().end()) {
+    const auto phase = Phases().find(barrier);
+    if (phase == Phases().end() || phase->second.bytes > 0) {
       warp::Yield();
       continue;
     }
-    std::memcpy(copy->second.to, copy->second.from, copy->second.bytes);
-    Copies().erase(copy);
+    for (const Copy& copy : phase->second.copies) std::memcpy(copy.to, copy.from, copy.bytes);
+    Phases().erase(phase);
     ++*barrier;
   }
 }
 
-void BulkLoad(void* shared, const void* global, uint32_t bytes, uint64_t* barrier, uint64_t) {
-  KVDEPOT_CHECK(bytes % 16 == 0);
-  KVDEPOT_CHECK(reinterpret_cast<uintptr_t>(shared) % 16 == 0);
-  KVDEPOT_CHECK(reinterpret_cast<uintptr_t>(global) % 16 == 0);
-  std::memset(shared, 0xA5, bytes);
-  const bool is_only = Copies().insert({barrier, {shared, global, bytes}}).second;
+void ExpectBytes(uint64_t* barrier, uint32_t bytes) {
+  const bool is_only = Phases().insert({barrier, {bytes, {}}}).second;
   KVDEPOT_CHECK(is_only);
 }
 
-int BulkLoadsUnderWay() { return static_cast<int>(Copies().size()); }
+void BulkCopy(void* shared, const void* global, uint32_t bytes, uint64_t* barrier, uint64_t) {
+  KVDEPOT_CHECK(bytes % 16 == 0 && bytes > 0);
+  KVDEPOT_CHECK(reinterpret_cast<uintptr_t>(shared) % 16 == 0);
+  KVDEPOT_CHECK(reinterpret_cast<uintptr_t>(global) % 16 == 0);
+  std::memset(shared, 0xA5, bytes);
+  const auto phase = Phases().find(barrier);
+  KVDEPOT_CHECK(phase != Phases().end() && phase->second.bytes >= bytes);
+  phase->second.bytes -= bytes;
+  phase->second.copies.push_back({shared, global, bytes});
+}
+
+int PhasesUnderWay() { return static_cast<int>(Phases().size()); }
 
 void MmaSigned(int32_t (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                uint32_t b1) {

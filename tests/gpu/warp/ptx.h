@@ -32,14 +32,20 @@ float MaxOverG(float value);
 
 namespace kvdepot::ptx {
 
-// A barrier's word counts its phases; of one copy each, as there.
+// A barrier's word counts its phases; of copies of what one arrival says, as there.
 void BarrierInit(uint64_t* barrier);
 inline void FenceBarrierInit() {}
 void BarrierWait(uint64_t* barrier, uint32_t parity);
-void BulkLoad(void* shared, const void* global, uint32_t bytes, uint64_t* barrier,
+void ExpectBytes(uint64_t* barrier, uint32_t bytes);
+void BulkCopy(void* shared, const void* global, uint32_t bytes, uint64_t* barrier,
               uint64_t cache_policy);
-// Copies that nobody has waited for.
-int BulkLoadsUnderWay();
+inline void BulkLoad(void* shared, const void* global, uint32_t bytes, uint64_t* barrier,
+                     uint64_t cache_policy) {
+  ExpectBytes(barrier, bytes);
+  BulkCopy(shared, global, bytes, barrier, cache_policy);
+}
+// Phases whose copies nobody has waited for.
+int PhasesUnderWay();
 inline uint64_t EvictFirst() { return 0; }
 inline void PrefetchL2(const void*) {}
 
