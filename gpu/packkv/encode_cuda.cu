@@ -1,5 +1,5 @@
 // A chain of four kernels: codes and token tables (encode_quantize.cuh); how long each round's
-// planes are; where each round begins (encode_layout.cuh); the rounds' bytes (encode_rounds.cuh).
+// parts are; where each round begins (encode_layout.cuh); the rounds' bytes (encode_rounds.cuh).
 #include "gpu/packkv/encode_cuda.h"
 #include "gpu/packkv/encode_launch.cuh"
 #include "gpu/packkv/encode_layout.cuh"
@@ -37,7 +37,7 @@ EncodeLaunch LaunchOf(const SegmentBatch& batch, const Options& options, std::by
   workspace += blocks * CodeBytes(batch);
   launch.summaries = reinterpret_cast<BlockSummary*>(workspace);
   workspace += blocks * sizeof(BlockSummary);
-  launch.plane_units = reinterpret_cast<uint16_t*>(workspace);
+  launch.part_units = reinterpret_cast<uint16_t*>(workspace);
   return launch;
 }
 

@@ -34,8 +34,8 @@ struct EncodeLaunch {
 
   // The workspace, by block of the batch.
   BlockSummary* summaries;
-  uint8_t* codes;         // [block][tile][token][channel]
-  uint16_t* plane_units;  // [block][tile][round]: a round's units but for its minima and widths
+  uint8_t* codes;        // [block][tile][token][channel]
+  uint16_t* part_units;  // [block][tile][round]: a round's units but for its header
 
   // Places of the workspace for a job's block.
   __host__ __device__ size_t BlockOf(unsigned job, int block) const {
@@ -50,9 +50,9 @@ struct EncodeLaunch {
   __device__ uint8_t* CodesOf(size_t block) const {
     return codes + block * static_cast<size_t>(tiles()) * static_cast<size_t>(tile_values());
   }
-  __device__ uint16_t* PlaneUnitsOf(size_t block, int tile) const {
-    return plane_units + (block * static_cast<size_t>(tiles()) + static_cast<size_t>(tile)) *
-                             static_cast<size_t>(rounds());
+  __device__ uint16_t* PartUnitsOf(size_t block, int tile) const {
+    return part_units + (block * static_cast<size_t>(tiles()) + static_cast<size_t>(tile)) *
+                            static_cast<size_t>(rounds());
   }
   __device__ std::byte* BodyOf(const SegmentJob& job) const { return job.segment + header_bytes; }
 };

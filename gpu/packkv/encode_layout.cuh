@@ -67,12 +67,12 @@ __device__ __forceinline__ uint32_t WriteRoundUnits(const EncodeLaunch& launch,
   const int tensor = tile % 2;
   const uint32_t header_units =
       static_cast<uint32_t>(RoundHeaderBytes(launch.head_dim, range.bits[tensor]) / kUnitBytes);
-  const uint16_t* plane_units = launch.PlaneUnitsOf(launch.BlockOf(blockIdx.x, 0), tile);
+  const uint16_t* part_units = launch.PartUnitsOf(launch.BlockOf(blockIdx.x, 0), tile);
   uint16_t* units_of_round =
       reinterpret_cast<uint16_t*>(entry + EntryUnitsAt(tensor == 0, launch.pack_tokens));
   uint32_t sum = 0;
   for (int round = 0; round < launch.rounds(); ++round) {
-    const uint32_t units = header_units + plane_units[round];
+    const uint32_t units = header_units + part_units[round];
     units_of_round[round] = static_cast<uint16_t>(units);
     sum += units;
   }

@@ -123,7 +123,7 @@ void AppendRound(const RoundShape& shape, absl::Span<const uint8_t> codes,
       const unsigned offset =
           static_cast<unsigned>(codes[static_cast<size_t>(token) * channels + c] - least[c]);
       parts.Put(at + static_cast<size_t>(BitOf(shape.pack_tokens, bits, token)),
-                 offset >> below & ((1u << bits) - 1), bits);
+                offset >> below & ((1u << bits) - 1), bits);
     }
   });
 }

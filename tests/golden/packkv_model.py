@@ -118,8 +118,8 @@ class Tensor:
     def round_bytes(self) -> np.ndarray:
         """[block][round][kv_head]"""
         header = -(-self.head_dim * self.bits // 8) + -(-self.head_dim * self.width_code_bits() // 8)
-        planes = sum(-(-(self.widths & plane).sum(3) * self.pack // 8) for plane in (8, 4, 2, 1))
-        return -(-header // 16) * 16 + -(-planes // 16) * 16
+        parts = -(-self.widths.sum(3) * self.pack // 8)
+        return -(-header // 16) * 16 + -(-parts // 16) * 16
 
 
 class Layer:
@@ -181,33 +181,22 @@ def read_body(body: bytes, blocks: int, heads: int, head_dim: int) -> tuple[np.n
     return values[0], values[1]
 
 
-# Of place t in its part of a plane, packs of 16.
-_BITS_OF_16 = {
-    8: lambda t: 8 * t,
-    4: lambda t: 4 * t,
-    2: lambda t: 4 * (t % 8) + 2 * (t // 8),
-    1: lambda t: 4 * (t % 4) + 2 * (t % 8 // 4) + t // 8,
-}
-
-
 def _read_round(data: bytes, pack: int, head_dim: int, code_bits: int) -> np.ndarray:
     bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(np.int64)
-
-    def fields(at: int, width: int) -> np.ndarray:
-        return bits[at:at + head_dim * width].reshape(head_dim, width) @ (1 << np.arange(width))
-
+    least = bits[:head_dim * code_bits].reshape(head_dim, code_bits) @ (1 << np.arange(code_bits))
     width_bits = code_bits.bit_length()
-    widths_at = 8 * -(-head_dim * code_bits // 8)
-    least, widths = fields(0, code_bits), fields(widths_at, width_bits)
-    at = 128 * -(-(widths_at + 8 * -(-head_dim * width_bits // 8)) // 128)
+    at = 8 * -(-head_dim * code_bits // 8)
+    widths = (1 << np.arange(width_bits)) @ bits[at:at + width_bits * head_dim].reshape(width_bits, head_dim)
+    at = 128 * -(-(at + width_bits * head_dim) // 128)
+
     codes = np.tile(least, (pack, 1))
-    below = np.zeros(head_dim, np.int64)
-    for s in (8, 4, 2, 1):
-        for c in np.flatnonzero(widths & s):
-            for t in range(pack):
-                first = at + (_BITS_OF_16[s](t) if pack == 16 else s * t)
-                codes[t, c] += int(bits[first:first + s] @ (1 << np.arange(s))) << int(below[c])
-            at += pack * s
-            below[c] += s
-        at = 8 * -(-at // 8)
+    for c in range(head_dim):
+        for below in range(0, widths[c] - 1, 2):
+            codes[:, c] += (bits[at:at + 2 * pack:2] + 2 * bits[at + 1:at + 2 * pack:2]) << below
+            at += 2 * pack
+    place = np.arange(pack)
+    single_at = 2 * (place % 8) + place // 8 if pack == 16 else place
+    for c in np.flatnonzero(widths % 2):
+        codes[:, c] += bits[at + single_at] << (widths[c] - 1)
+        at += pack
     return codes

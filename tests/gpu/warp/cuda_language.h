@@ -72,6 +72,32 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
   }
   return result;
 }
+template <class Choose>
+unsigned EachByte(unsigned a, unsigned b, const Choose& choose) {
+  unsigned result = 0;
+  for (int shift = 0; shift < 32; shift += 8)
+    result |= choose(a >> shift & 0xFF, b >> shift & 0xFF) << shift;
+  return result;
+}
+inline unsigned __vminu4(unsigned a, unsigned b) {
+  return EachByte(a, b, [](unsigned x, unsigned y) { return min(x, y); });
+}
+inline unsigned __vmaxu4(unsigned a, unsigned b) {
+  return EachByte(a, b, [](unsigned x, unsigned y) { return max(x, y); });
+}
+
+// Between its load and its store others go on, but with no other of these: a plain store to the
+// same word is lost under some seed.
+inline unsigned atomicOr(unsigned* word, unsigned bits) {
+  static thread_local bool under_way = false;
+  while (under_way) kvdepot::warp::Yield();
+  under_way = true;
+  const unsigned before = *word;
+  kvdepot::warp::Yield();
+  *word = before | bits;
+  under_way = false;
+  return before;
+}
 
 // Of all lanes: nothing under test asks less of them.
 inline void __syncwarp() { kvdepot::warp::Meet("__syncwarp", nullptr, 0); }
@@ -85,6 +111,12 @@ template <class Value>
 Value __shfl_xor_sync(unsigned, Value value, int mask) {
   const kvdepot::warp::Met<Value> values("__shfl_xor_sync", value);
   return values[kvdepot::warp::Lane() ^ mask];
+}
+inline unsigned __reduce_add_sync(unsigned, unsigned value) {
+  const kvdepot::warp::Met<unsigned> values("__reduce_add_sync", value);
+  unsigned sum = 0;
+  for (int lane = 0; lane < kvdepot::warp::kLanes; ++lane) sum += values[lane];
+  return sum;
 }
 inline unsigned __ballot_sync(unsigned, bool value) {
   const kvdepot::warp::Met<bool> values("__ballot_sync", value);
