@@ -1,6 +1,6 @@
 // The instructions that kernels use and CUDA C++ has no name for.
 //
-// NVIDIA, PTX ISA 9.0: mbarrier, cp.async.bulk, mma, movmatrix, shfl, ex2.
+// NVIDIA, PTX ISA 9.0: mbarrier, cp.async.bulk, mma, movmatrix, shfl, lop3, ex2.
 #ifndef KVDEPOT_GPU_CUDA_PTX_CUH_
 #define KVDEPOT_GPU_CUDA_PTX_CUH_
 
@@ -148,6 +148,13 @@ __device__ __forceinline__ void MmaFloat(float (&d)[4], uint32_t a0, uint32_t a1
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
   }
+}
+
+// Of each bit `first` where `mask` is set, else `second`.
+__device__ __forceinline__ uint32_t SelectBits(uint32_t mask, uint32_t first, uint32_t second) {
+  uint32_t selected;
+  asm("lop3.b32 %0, %1, %2, %3, 0xCA;" : "=r"(selected) : "r"(mask), "r"(first), "r"(second));
+  return selected;
 }
 
 // Transposes an 8x8 matrix of 16-bit elements; lane 4 r + c holds elements 2 c and 2 c + 1 of row

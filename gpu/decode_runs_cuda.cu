@@ -15,10 +15,21 @@ constexpr int kSteps = 4;
 template <int kHeadDim>
 constexpr int kBlocksPerThreadBlock = kSteps* planes::DecodeStep<kHeadDim>::kBlocks;
 
+// Of head_dim 256 there is no `packkv` (Backend::Supports).
+template <int kHeadDim>
+inline constexpr bool kHasPackKv = kHeadDim <= 128;
+
+// A run has one codec.
+template <int kHeadDim>
+union DecodeShared {
+  typename planes::DecodeStep<kHeadDim>::Shared planes;
+  packkv::DecodeShared<kHasPackKv<kHeadDim> ? kHeadDim : 64, kDecodeThreads / 32> packkv;
+};
+
 // blockIdx: share of the run's blocks, K or V of a head, run.
 template <int kHeadDim, DType kTo>
 __global__ void __launch_bounds__(kDecodeThreads, 3) DecodeKernel(const DecodeBatch batch) {
-  __shared__ typename planes::DecodeStep<kHeadDim>::Shared shared;
+  __shared__ DecodeShared<kHeadDim> shared;
   const DecodeRun& job = batch.runs[blockIdx.z];
   const int tensor = static_cast<int>(blockIdx.y);
   const int end = job.run.first + job.run.count;
@@ -31,19 +42,17 @@ __global__ void __launch_bounds__(kDecodeThreads, 3) DecodeKernel(const DecodeBa
   if (job.run.form == TokenRun::Form::kPlanes) {
     if (tensor % 2 == 0) {
       planes::DecodeRunBlocks<kHeadDim, kTo, true>(batch, job, tensor / 2, first_block, block_end,
-                                                   shared);
+                                                   shared.planes);
     } else {
       planes::DecodeRunBlocks<kHeadDim, kTo, false>(batch, job, tensor / 2, first_block, block_end,
-                                                    shared);
+                                                    shared.planes);
     }
     return;
   }
   if (job.run.form == TokenRun::Form::kPackKv) {
-    // Of head_dim 256 there is none (Backend::Supports).
-    if constexpr (kHeadDim <= 128) {
-      __shared__ packkv::DecodeShared<kHeadDim, kDecodeThreads / 32> packkv_shared;
+    if constexpr (kHasPackKv<kHeadDim>) {
       packkv::DecodeRunBlocks<kHeadDim, kDecodeThreads / 32, kTo>(batch, job, tensor, first_block,
-                                                                  block_end, packkv_shared);
+                                                                  block_end, shared.packkv);
     }
     return;
   }

@@ -56,9 +56,11 @@ using LaneTokens = float[kPackTokens];
 template <int kHeadDim>
 class RangeAttention {
  public:
+  static constexpr int kRowPairs = kProductRows / 2;
+
   // `q`: [rows][kRowStride], by channel, times the scale; overwritten, and in use as long as this.
   __device__ __forceinline__ RangeAttention(const RowLimits& limits, float soft_cap, float* q,
-                                            ValueOperand& weights, const std::byte* tables,
+                                            ValueOperand<kRowPairs>& weights, const std::byte* tables,
                                             const RowState<kHeadDim>& state, int lane)
       : soft_cap_(soft_cap),
         queries_(*reinterpret_cast<KeyOperand<kHeadDim>*>(q)),
@@ -102,7 +104,9 @@ class RangeAttention {
                                           bool masked, PieceFeed<kHeadDim>& feed) {
     LaneTokens y;
     AddKeys(k_bits, feed.Wait(walk), y);
-    const TokenTable& table = reinterpret_cast<const TokenTable*>(tables_)[lane_ / 16];
+    // Of a block that is not there the first's: nobody sees its tokens.
+    const TokenTable& table =
+        reinterpret_cast<const TokenTable*>(tables_)[walk.has_second() ? lane_ / 16 : 0];
     const int place = lane_ / 4 % kRounds * kPackTokens;
     TokenSteps steps;
     steps.Load(table.k_scale, table.k_zero, place);
@@ -153,12 +157,11 @@ class RangeAttention {
     sums.Clear();
 #pragma unroll 1
     for (int group = 0; group < KeyOperand<kHeadDim>::kGroups; ++group) {
-      const uint32_t minima = channels.NextMinima(format);
       PackCodes codes[kNibbleChannels];
 #pragma unroll
       for (int i = 0; i < kNibbleChannels; ++i) codes[i] = channels.Next(i);
       channels.Skip(kNibbleChannels);
-      sums.Add(codes, minima, queries_.words[group][lane_]);
+      sums.Add(codes, channels.NextMinima(), queries_.words[group][lane_]);
     }
     int32_t integers[kPackTokens];
     sums.Take(integers);
@@ -175,11 +178,11 @@ class RangeAttention {
       channels[block].Begin(format, values.Round(block, lane_ % 4), lane_);
     uint32_t minima[kStepBlocks];
 #pragma unroll
-    for (int quad = 0; quad < ValueSums<kHeadDim>::kQuads; ++quad) {
+    for (int quad = 0; quad < ValueSums<kHeadDim, kRowPairs>::kQuads; ++quad) {
       PackCodes codes[kStepBlocks][kQuadChannels];
 #pragma unroll
       for (int block = 0; block < kStepBlocks; ++block) {
-        minima[block] = quad % 2 == 0 ? channels[block].NextMinima(format) : minima[block] >> 16;
+        minima[block] = quad % 2 == 0 ? channels[block].NextMinima() : minima[block] >> 16;
 #pragma unroll
         for (int i = 0; i < kQuadChannels; ++i)
           codes[block][i] = channels[block].Next(kQuadChannels * quad + i);
@@ -254,10 +257,10 @@ class RangeAttention {
   __device__ __forceinline__ void TakeSums() {
     const float factor = ptx::Exp2(state_reference_ - reference_);
     const float weight = unit_.weight();
-    float factors[ValueOperand::kRowPairs];
-    float weights[ValueOperand::kRowPairs];
+    float factors[kRowPairs];
+    float weights[kRowPairs];
 #pragma unroll
-    for (int pair = 0; pair < ValueOperand::kRowPairs; ++pair) {
+    for (int pair = 0; pair < kRowPairs; ++pair) {
       const int row = 2 * pair + lane_ % 4 / 2;
       factors[pair] = __shfl_sync(kAllLanes, factor, row);
       weights[pair] = __shfl_sync(kAllLanes, weight, row);
@@ -273,7 +276,7 @@ class RangeAttention {
 
   const float soft_cap_;
   KeyOperand<kHeadDim>& queries_;
-  ValueOperand& weights_;
+  ValueOperand<kRowPairs>& weights_;
   const std::byte* const tables_;
   const RowState<kHeadDim> state_;
   const int lane_;
@@ -288,7 +291,7 @@ class RangeAttention {
   float sum_ = 0;
   float zeros_ = 0;
   ValueUnit unit_;
-  ValueSums<kHeadDim> sums_;
+  ValueSums<kHeadDim, kRowPairs> sums_;
   uint32_t steps_in_sums_ = 0;
 };
 
@@ -306,7 +309,7 @@ __device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_
   PieceFeed<kHeadDim> feed(walk, kv_head, kv_heads, ring, tables, lane);
   const RowLimits limits = prepare();
   RangeAttention<kHeadDim> attention(limits, soft_cap, memory.q,
-                                     *reinterpret_cast<ValueOperand*>(memory.operand), tables,
+                                     *reinterpret_cast<ValueOperand<kProductRows / 2>*>(memory.operand), tables,
                                      state, lane);
 #pragma unroll 1
   while (walk.blocks_left > 0) {

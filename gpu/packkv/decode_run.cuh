@@ -61,7 +61,7 @@ __device__ void DecodeRunBlocks(const DecodeBatch& batch, const DecodeRun& job, 
 
     const TokenTable& table = *reinterpret_cast<const TokenTable*>(body + TokenTableAt(block));
     for (int group = 0; group < kHeadDim / kValueLanes / kNibbleChannels; ++group) {
-      const uint32_t minima = channels.NextMinima(format);
+      const uint32_t minima = channels.NextMinima();
       PackCodes codes[kNibbleChannels];
 #pragma unroll
       for (int c = 0; c < kNibbleChannels; ++c) codes[c] = channels.Next(c);

@@ -94,6 +94,18 @@ class KeySums {
     AddFour(odd_, odd, queries);
   }
 
+  // Of tokens 4 t to 4 t + 3 alone, for queries whose rows are all the same.
+  __device__ __forceinline__ void TakeOfOneRow(int t, int32_t (&sums)[4]) const {
+    const int32_t minima = 256 * minima_[0] + minima_[1];
+    int32_t even[4], odd[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      even[k] = t < 2 ? (t < 1 ? even_[0][k] : even_[1][k]) : (t < 3 ? even_[2][k] : even_[3][k]);
+      odd[k] = t < 2 ? (t < 1 ? odd_[0][k] : odd_[1][k]) : (t < 3 ? odd_[2][k] : odd_[3][k]);
+    }
+    TakeTwo(even, minima, &sums[0], &sums[2]);
+    TakeTwo(odd, minima, &sums[1], &sums[3]);
+  }
   // By token.
   __device__ __forceinline__ void Take(int32_t (&sums)[kPackTokens]) const {
     const int32_t minima = 256 * minima_[0] + minima_[1];
@@ -137,55 +149,95 @@ inline constexpr float kWeightBias = 8388608.0f;
 
 // Weights of a step's tokens as operand B, in shared memory. Those of low nibbles sixteenfold, as
 // high nibbles are where they stand; byte h of row r's is column 4 (r % 2) + h of row pair r / 2.
-struct ValueOperand {
-  static constexpr int kRowPairs = kProductRows / 2;
-  // Of packs t and t + 4 for lane 4 g + t: of tokens 4 b + k, byte b of word k.
-  uint4 tokens[kRowPairs][2][32];
-  // Of the sum of a pack's weights, for minima in low nibbles and in high ones.
-  uint2 minima[kRowPairs][2][32];
+template <int kRowPairs>
+class ValueOperand {
+ public:
+  // For a lane: words of packs t and t + 4, of tokens 4 b (x, y) and 4 b + 1, b the byte; of 4 b + 2
+  // and 4 b + 3; of the sum of all, for minima in low nibbles and in high ones.
+  __device__ __forceinline__ const uint4& words(int pair, int which, int lane) const {
+    return words_[pair][which][lane ^ lane / 16 * 4];
+  }
 
-  // Lane 4 g + t brings those of pack g and row t, from 0 to kWeightMax, plus kWeightBias.
+  // Lane 4 g + t brings the weights of pack g and row t, from 0 to kWeightMax, plus kWeightBias.
   __device__ __forceinline__ void Make(const float (&weights)[kPackTokens], int lane) {
     uint32_t biased_sum = 0;
 #pragma unroll
     for (const float weight : weights) biased_sum += __float_as_uint(weight);
-    const uint32_t sum = biased_sum - kPackTokens * kBiasBits;
-    uint4 bytes[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const auto integer = [&](int b) {
-        const uint32_t bits = __float_as_uint(weights[4 * b + k]);
-        return k < 2 ? 16 * bits - 16 * kBiasBits : bits - kBiasBits;
-      };
-      bytes[k] = TransposeBytes(integer(0), integer(1), integer(2), integer(3));
-    }
     const int row = lane % 4;
-    const int half = lane / 16;
-    const int to = 16 * (row % 2) + lane / 4 % 4;
-    uint4* const tokens_to = &tokens[row / 2][half][to];
-    tokens_to[0] = {bytes[0].x, bytes[1].x, bytes[2].x, bytes[3].x};
-    tokens_to[4] = {bytes[0].y, bytes[1].y, bytes[2].y, bytes[3].y};
-    tokens_to[8] = {bytes[0].z, bytes[1].z, bytes[2].z, bytes[3].z};
-    tokens_to[12] = {bytes[0].w, bytes[1].w, bytes[2].w, bytes[3].w};
 #pragma unroll
-    for (int h = 0; h < 4; ++h) {
-      minima[row / 2][half][to + 4 * h] = {__byte_perm(16 * sum, 0, 0x1111 * h),
-                                           __byte_perm(sum, 0, 0x1111 * h)};
+    for (int k = 0; k < 4; ++k)
+      PutTokens(k, {weights[k], weights[4 + k], weights[8 + k], weights[12 + k]}, row, lane);
+    const uint32_t sum = biased_sum - kPackTokens * kBiasBits;
+#pragma unroll
+    for (int h = 0; h < 4; ++h) PutSum(sum, h, row, lane);
+    __syncwarp();
+  }
+  // Of row 0 alone: lane 4 g + t brings those of pack g, tokens 4 t to 4 t + 3.
+  __device__ __forceinline__ void MakeOfOneRow(const float (&weights)[4], int lane) {
+    uint32_t sum = 0;
+#pragma unroll
+    for (const float weight : weights) sum += __float_as_uint(weight) - kBiasBits;
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    // Lanes of a pack transpose: then t has tokens t, 4 + t, 8 + t and 12 + t.
+    float own[4] = {weights[0], weights[1], weights[2], weights[3]};
+#pragma unroll
+    for (int distance = 1; distance <= 2; distance *= 2) {
+      const bool is_upper = (lane & distance) != 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if ((i & distance) != 0) continue;
+        const float other =
+            __shfl_xor_sync(kAllLanes, is_upper ? own[i] : own[i + distance], distance);
+        (is_upper ? own[i] : own[i + distance]) = other;
+      }
     }
+    PutTokens(lane % 4, {own[0], own[1], own[2], own[3]}, 0, lane);
+    PutSum(sum, lane % 4, 0, lane);
     __syncwarp();
   }
 
  private:
   static constexpr uint32_t kBiasBits = 0x4B000000u;
+
+  // Word i of `which` for column `column` of a row pair and the pack of the lane's g.
+  __device__ __forceinline__ uint32_t& Word(int pair, int which, int i, int column, int lane) {
+    const int reader = 4 * column + lane / 4 % 4;
+    return reinterpret_cast<uint32_t*>(
+        &words_[pair][which][reader ^ reader / 16 * 4])[2 * i + lane / 16];
+  }
+  // Tokens k, 4 + k, 8 + k and 12 + k.
+  __device__ __forceinline__ void PutTokens(int k, const float4& weights, int row, int lane) {
+    const uint32_t factor = k < 2 ? 16 : 1;
+    const auto integer = [&](float weight) {
+      return factor * __float_as_uint(weight) - factor * kBiasBits;
+    };
+    const uint4 bytes = TransposeBytes(integer(weights.x), integer(weights.y), integer(weights.z),
+                                       integer(weights.w));
+    const int column = 4 * (row % 2);
+    Word(row / 2, k / 2, k % 2, column, lane) = bytes.x;
+    Word(row / 2, k / 2, k % 2, column + 1, lane) = bytes.y;
+    Word(row / 2, k / 2, k % 2, column + 2, lane) = bytes.z;
+    Word(row / 2, k / 2, k % 2, column + 3, lane) = bytes.w;
+  }
+  __device__ __forceinline__ void PutSum(uint32_t sum, int h, int row, int lane) {
+    const int column = 4 * (row % 2) + h;
+    Word(row / 2, 2, 0, column, lane) = __byte_perm(16 * sum, 0, 0x1111 * h);
+    Word(row / 2, 2, 1, column, lane) = __byte_perm(sum, 0, 0x1111 * h);
+  }
+
+  // Lanes 16 to 31's places swapped by fours, so that writers of odd rows meet other banks.
+  uint4 words_[kRowPairs][3][32];
 };
 
-static_assert(sizeof(ValueOperand) == kValueOperandBytes, "what a warp's memory has for it");
+static_assert(sizeof(ValueOperand<kProductRows / 2>) == kValueOperandBytes,
+              "what a warp's memory has for it");
 
 // Sums of weight * code over tokens: lane 4 g + t reads the channels of share g. At most
 // kValueStepsMax steps of tokens are added before they are taken.
 inline constexpr int kValueStepsMax = 256;
 inline constexpr int kQuadChannels = 4;
-template <int kHeadDim>
+template <int kHeadDim, int kRowPairs>
 class ValueSums {
  public:
   static constexpr int kQuads = kHeadDim / kValueLanes / kQuadChannels;
@@ -205,13 +257,12 @@ class ValueSums {
   __device__ __forceinline__ void Add(int quad, const PackCodes (&first)[kQuadChannels],
                                       const PackCodes (&second)[kQuadChannels],
                                       uint32_t first_minima, uint32_t second_minima,
-                                      const ValueOperand& weights, int lane) {
+                                      const ValueOperand<kRowPairs>& weights, int lane) {
 #pragma unroll
-    for (int pair = 0; pair < ValueOperand::kRowPairs; ++pair) {
-      const uint4 a = weights.tokens[pair][0][lane];
-      const uint4 b = weights.tokens[pair][1][lane];
-      const uint2 minima_a = weights.minima[pair][0][lane];
-      const uint2 minima_b = weights.minima[pair][1][lane];
+    for (int pair = 0; pair < kRowPairs; ++pair) {
+      const uint4 low = weights.words(pair, 0, lane);
+      const uint4 high = weights.words(pair, 1, lane);
+      const uint4 of_minima = weights.words(pair, 2, lane);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         int32_t(&sums)[4] = sums_[pair][2 * quad + i];
@@ -221,14 +272,14 @@ class ValueSums {
         };
         const auto even = [](const PackCodes& codes) { return codes.even; };
         const auto odd = [](const PackCodes& codes) { return codes.odd; };
-        add(0x0F0F0F0Fu, even, a.x, b.x);
-        add(0x0F0F0F0Fu, odd, a.y, b.y);
-        add(0xF0F0F0F0u, even, a.z, b.z);
-        add(0xF0F0F0F0u, odd, a.w, b.w);
+        add(0x0F0F0F0Fu, even, low.x, low.y);
+        add(0x0F0F0F0Fu, odd, low.z, low.w);
+        add(0xF0F0F0F0u, even, high.x, high.y);
+        add(0xF0F0F0F0u, odd, high.z, high.w);
         const uint32_t own = 0x000Fu << (4 * i);
         ptx::MmaUnsigned(sums, first_minima & own, first_minima & own << 8, second_minima & own,
-                         second_minima & own << 8, i == 0 ? minima_a.x : minima_a.y,
-                         i == 0 ? minima_b.x : minima_b.y);
+                         second_minima & own << 8, i == 0 ? of_minima.x : of_minima.z,
+                         i == 0 ? of_minima.y : of_minima.w);
       }
     }
   }
@@ -239,7 +290,7 @@ class ValueSums {
     const bool has_high_bytes = lane % 2 != 0;
     const int g = lane / 4;
 #pragma unroll
-    for (int pair = 0; pair < ValueOperand::kRowPairs; ++pair) {
+    for (int pair = 0; pair < kRowPairs; ++pair) {
 #pragma unroll
       for (int i = 0; i < 2 * kQuads; ++i) {
         const int32_t(&sums)[4] = sums_[pair][i];
@@ -257,7 +308,7 @@ class ValueSums {
 
  private:
   // Rows g and g + 8 of sums 2 i and 2 i + 1: channels 4 i and 4 i + 2, 4 i + 1 and 4 i + 3.
-  int32_t sums_[ValueOperand::kRowPairs][2 * kQuads][4];
+  int32_t sums_[kRowPairs][2 * kQuads][4];
 };
 
 }  // namespace kvdepot::packkv

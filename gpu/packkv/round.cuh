@@ -25,9 +25,10 @@ KVDEPOT_HOST_DEVICE constexpr uint32_t RoundBytesMax(int head_dim, int code_bits
   return static_cast<uint32_t>(RoundHeaderBytes(head_dim, code_bits)) +
          2 * static_cast<uint32_t>(head_dim * code_bits);
 }
-// A lane reads minima in whole words, so that those behind a tile are read too.
+// Bytes behind a tile that are read with it: minima are read in whole words.
+inline constexpr uint32_t kTileSlackBytes = 32;
 constexpr uint32_t TileBytesMax(int head_dim) {
-  return kRounds * RoundBytesMax(head_dim, kNibbleCodeBits) + 16;
+  return kRounds * RoundBytesMax(head_dim, kNibbleCodeBits) + kTileSlackBytes;
 }
 
 // Where a round of a tile begins. `units`: of its rounds, as the directory has them.
@@ -84,7 +85,7 @@ class LaneChannels {
 
   // All lanes. Where the lane's own round begins.
   __device__ __forceinline__ void Begin(const Format& format, const std::byte* at, int lane) {
-    minima_ = at + format.minima_at_;
+    ReadMinima(format, at + format.minima_at_);
     const std::byte* const widths = at + format.widths_at_;
     odd_ = format.width_bits_ > 0 ? Row(widths) : 0;
     pair_ = format.width_bits_ > 1 ? Row(widths + kHeadDim / 8) : 0;
@@ -111,20 +112,11 @@ class LaneChannels {
   }
 
   // Of the next kNibbleChannels channels, nibble i of channel i.
-  __device__ __forceinline__ uint32_t NextMinima(const Format& format) {
-    const uint32_t bits = format.code_bits_;
-    const uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(minima_)) % 4;
-    const uint32_t* const words = reinterpret_cast<const uint32_t*>(minima_ - offset);
-    uint32_t minima = __funnelshift_r(words[0], words[1], 8 * offset);
-    minima_ += bits;
-    if (bits == kNibbleCodeBits) return minima;
-    minima &= (1u << (8 * bits)) - 1;
-    // Fields of `bits` to nibbles: the upper half of them, then of each half, then of each byte.
-    minima += (minima >> (4 * bits) << (4 * bits)) * ((1u << (16 - 4 * bits)) - 1);
-    const uint32_t quarter = ((1u << (2 * bits)) - 1) << (2 * bits);
-    minima += (minima & (quarter * 0x00010001u)) * ((1u << (8 - 2 * bits)) - 1);
-    const uint32_t eighth = ((1u << bits) - 1) << bits;
-    return minima + (minima & (eighth * 0x01010101u)) * ((1u << (4 - bits)) - 1);
+  __device__ __forceinline__ uint32_t NextMinima() {
+    const uint32_t next = minima_[0];
+#pragma unroll
+    for (int i = 1; i < kChannels / kNibbleChannels; ++i) minima_[i - 1] = minima_[i];
+    return next;
   }
 
   // Codes less minima, of channel `channel` of those that no Skip has left behind; channels in
@@ -147,8 +139,8 @@ class LaneChannels {
       high = *reinterpret_cast<const uint32_t*>(pairs_);
       pairs_ += 4;
     }
-    return {(low & 0x33333333u) | (high << 2 & 0xCCCCCCCCu),
-            (low >> 2 & 0x33333333u) | (high & 0xCCCCCCCCu)};
+    return {ptx::SelectBits(0x33333333u, low, high << 2),
+            ptx::SelectBits(0x33333333u, low >> 2, high)};
   }
   // Leaves channels behind that have been read.
   __device__ __forceinline__ void Skip(int channels) {
@@ -156,16 +148,56 @@ class LaneChannels {
     pair_ >>= channels;
     two_pairs_ >>= channels;
   }
-  // Leaves channels behind that have not, fewer than 32; of minima whole words.
-  __device__ __forceinline__ void SkipUnread(const Format& format, int channels) {
+  // Leaves channels behind that have not, fewer than 32.
+  __device__ __forceinline__ void SkipUnread(int channels) {
     const uint32_t own = (1u << channels) - 1;
     pairs_ += 4 * (__popc(pair_ & own) + (kCodeBits > 3 ? __popc(two_pairs_ & own) : 0));
     singles_ += 2 * __popc(odd_ & own);
-    minima_ += format.code_bits_ * static_cast<uint32_t>(channels / kNibbleChannels);
     Skip(channels);
   }
 
  private:
+  // Of code bits: fields of 8 channels are brought to nibbles.
+  __device__ __forceinline__ void ReadMinima(const Format& format, const std::byte* at) {
+    constexpr int kWords = kChannels / kNibbleChannels;
+    const uint32_t bits = format.code_bits_;
+    if (bits == kNibbleCodeBits) {
+      if constexpr (kWords == 4) {
+        const uint4 words = *reinterpret_cast<const uint4*>(at);
+        minima_[0] = words.x, minima_[1] = words.y, minima_[2] = words.z, minima_[3] = words.w;
+      } else if constexpr (kWords == 2) {
+        const uint2 words = *reinterpret_cast<const uint2*>(at);
+        minima_[0] = words.x, minima_[1] = words.y;
+      } else {
+        minima_[0] = *reinterpret_cast<const uint32_t*>(at);
+      }
+      return;
+    }
+    const uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(at)) % 4;
+    const uint32_t* const words = reinterpret_cast<const uint32_t*>(at - offset);
+    uint32_t window[kWords + 1];
+#pragma unroll
+    for (int i = 0; i <= kWords; ++i) window[i] = words[i];
+    // The upper half of the fields, then those of each half, then of each byte.
+    const uint32_t all = (1u << (8 * bits)) - 1;
+    const uint32_t quarter = ((1u << (2 * bits)) - 1) << (2 * bits);
+    const uint32_t eighth = ((1u << bits) - 1) << bits;
+    uint32_t shift = 8 * offset;
+#pragma unroll
+    for (int group = 0; group < kWords; ++group) {
+#pragma unroll
+      for (int i = 0; i < kWords; ++i)
+        window[i] = __funnelshift_r(window[i], window[i + 1], shift);
+      window[kWords] >>= shift;
+      shift = 8 * bits;
+      uint32_t fields = window[0] & all;
+      fields += (fields >> (4 * bits) << (4 * bits)) * ((1u << (16 - 4 * bits)) - 1);
+      fields += (fields & (quarter * 0x00010001u)) * ((1u << (8 - 2 * bits)) - 1);
+      fields += (fields & (eighth * 0x01010101u)) * ((1u << (4 - bits)) - 1);
+      minima_[group] = fields;
+    }
+  }
+
   // The lane's channels in a row of bits.
   static __device__ __forceinline__ uint32_t Row(const std::byte* row) {
     if constexpr (kChannels == 32) {
@@ -178,7 +210,7 @@ class LaneChannels {
     }
   }
 
-  const std::byte* minima_;
+  uint32_t minima_[kChannels / kNibbleChannels];
   const std::byte* pairs_;
   const std::byte* singles_;
   // A bit a channel: its width is odd; at least 2; 4.

@@ -100,7 +100,6 @@ class PackKvBench {
     for (int i = 0; i < segments_; ++i) bytes += Body(i).size();
     bytes_ = bytes;
     memory_ = Value(DeviceBuffer::Allocate(bytes * static_cast<size_t>(copies)));
-    std::vector<const std::byte*> addresses;
     std::vector<PlanesRun> runs;
     std::byte* to = memory_.data();
     for (int copy = 0; copy < copies; ++copy) {
@@ -108,7 +107,7 @@ class PackKvBench {
         const size_t size = Body(i).size();
         KVDEPOT_CHECK(cudaMemcpy(to, originals[static_cast<size_t>(i % distinct)].data(), size,
                                  cudaMemcpyDeviceToDevice) == cudaSuccess);
-        addresses.push_back(to);
+        addresses_.push_back(to);
         PlanesRun run = {};
         // Only the body behind a segment's header is read.
         run.segment = to - SegmentHeaderBytes(kv_heads);
@@ -120,7 +119,6 @@ class PackKvBench {
         to += size;
       }
     }
-    addresses_ = ToDevice(addresses);
     runs_ = ToDevice(runs);
     int device = 0;
     KVDEPOT_CHECK(cudaGetDevice(&device) == cudaSuccess);
@@ -217,7 +215,7 @@ class PackKvBench {
   }
   PackKvTokens Of(int copy) const {
     PackKvTokens of = of_;
-    of.bodies = reinterpret_cast<const std::byte* const*>(addresses_.data()) + copy * segments_;
+    std::copy_n(addresses_.begin() + copy * segments_, segments_, of.bodies);
     return of;
   }
 
@@ -227,7 +225,7 @@ class PackKvBench {
   size_t bytes_ = 0;
   std::vector<std::vector<std::byte>> bodies_;
   DeviceBuffer memory_;
-  DeviceBuffer addresses_;
+  std::vector<const std::byte*> addresses_;
   DeviceBuffer runs_;
   DeviceBuffer cells_;
   DeviceBuffer block_costs_;

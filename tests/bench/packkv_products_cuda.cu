@@ -25,7 +25,7 @@ constexpr uint32_t kTablesBytes = kStepBlocks * sizeof(packkv::TokenTable);
 // Warps that share a step of a short context, each with a part of the channels.
 constexpr int kTeam = 4;
 constexpr int kKeyGroups = packkv::KeyOperand<kHeadDim>::kGroups;
-constexpr int kValueQuads = packkv::ValueSums<kHeadDim>::kQuads;
+constexpr int kValueQuads = packkv::ValueSums<kHeadDim, 1>::kQuads;
 static_assert(kKeyGroups == kTeam && kValueQuads == kTeam, "a warp of a team has one");
 
 // Of a step: what the directory says of its rounds, tables, tiles.
@@ -197,8 +197,9 @@ struct KeyQueries {
     const int lane = threadIdx.x % 32;
     const uint32_t row = threadIdx.x / 32;
     if (row < kProductRows) {
-      uint2 bits = {0, 0};
-      if (row < count) bits = reinterpret_cast<const uint2*>(q + row * kHeadDim)[lane];
+      // Rows that are not there are the last.
+      const uint2 bits =
+          reinterpret_cast<const uint2*>(q + min(row, count - 1) * kHeadDim)[lane];
       const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
       const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
       const float largest = fmaxf(
@@ -220,18 +221,17 @@ struct KeyQueries {
 
 // A group of channels.
 template <class Channels>
-__device__ __forceinline__ void AddGroup(Channels& channels,
-                                         const typename Channels::Format& format,
-                                         const uint2& queries, packkv::KeySums<kHeadDim>& sums) {
-  const uint32_t minima = channels.NextMinima(format);
+__device__ __forceinline__ void AddGroup(Channels& channels, uint32_t minima, const uint2& queries,
+                                         packkv::KeySums<kHeadDim>& sums) {
   packkv::PackCodes codes[packkv::kNibbleChannels];
 #pragma unroll
   for (int i = 0; i < packkv::kNibbleChannels; ++i) codes[i] = channels.Next(i);
   sums.Add(codes, minima, queries);
 }
 
-// kWarpsOfStep 1: each warp has steps of its own; kTeam: the thread block is a team.
-template <int kWarps, int kWarpsOfStep, int kSlots>
+// kWarpsOfStep 1: each warp has steps of its own; kTeam: the thread block is a team. Of one row each
+// lane has four tokens, of several 16 tokens of one of them.
+template <int kWarps, int kWarpsOfStep, int kSlots, bool kIsOneRow>
 __global__ void __launch_bounds__(32 * kWarps)
     KeyKernel(const __grid_constant__ PackKvTokens of, const __half* q, __half* scores) {
   static_assert(kWarpsOfStep == 1 || kWarpsOfStep == kWarps, "teams are whole blocks");
@@ -280,8 +280,10 @@ __global__ void __launch_bounds__(32 * kWarps)
     };
     __half* const to = &staged[reader][t][g / kRounds * kBlockTokens];
     if constexpr (kIsTeam) {
-      if (warp > 0) channels.SkipUnread(format, packkv::kNibbleChannels * warp);
-      AddGroup(channels, format, queries.operand().words[warp][lane], sums);
+      uint32_t minima = channels.NextMinima();
+      if (warp > 0) channels.SkipUnread(packkv::kNibbleChannels * warp);
+      for (int group = 1; group <= warp; ++group) minima = channels.NextMinima();
+      AddGroup(channels, minima, queries.operand().words[warp][lane], sums);
       sums.Take(integers);
 #pragma unroll
       for (int i = 0; i < kTeam; ++i)
@@ -304,15 +306,25 @@ __global__ void __launch_bounds__(32 * kWarps)
     } else {
 #pragma unroll 1
       for (int group = 0; group < kKeyGroups; ++group) {
-        AddGroup(channels, format, queries.operand().words[group][lane], sums);
+        AddGroup(channels, channels.NextMinima(), queries.operand().words[group][lane], sums);
         channels.Skip(packkv::kNibbleChannels);
       }
-      sums.Take(integers);
-      const Places<kPackTokens> places(table, false, place);
-      if (t < of.rows) {
+      if constexpr (kIsOneRow) {
+        int32_t own[4];
+        sums.TakeOfOneRow(t, own);
+        const Places<4> places(table, false, place + 4 * t);
+        __half* const to_row = &staged[reader][0][g / kRounds * kBlockTokens];
 #pragma unroll
-        for (int i = 0; i < kPackTokens; ++i)
-          to[places.token[i]] = score(integers[i], places.scale[i], places.zero[i]);
+        for (int i = 0; i < 4; ++i)
+          to_row[places.token[i]] = score(own[i], places.scale[i], places.zero[i]);
+      } else {
+        sums.Take(integers);
+        const Places<kPackTokens> places(table, false, place);
+        if (t < of.rows) {
+#pragma unroll
+          for (int i = 0; i < kPackTokens; ++i)
+            to[places.token[i]] = score(integers[i], places.scale[i], places.zero[i]);
+        }
       }
     }
     sync();
@@ -379,7 +391,7 @@ __device__ __forceinline__ void MergeOutputs(float* all, uint32_t rows, uint32_t
 }
 
 // A block has steps of one head; with kIsTeam of one of its quads of each lane's channels, too.
-template <int kWarps, bool kIsTeam, int kSlots>
+template <int kWarps, bool kIsTeam, int kSlots, bool kIsOneRow>
 __global__ void __launch_bounds__(32 * kWarps)
     ValueKernel(const __grid_constant__ PackKvTokens of, const __half* w, float* output,
                 uint64_t* words) {
@@ -387,15 +399,18 @@ __global__ void __launch_bounds__(32 * kWarps)
   constexpr int kShareChannels = packkv::kQuadChannels * kQuads;  // of a lane
   constexpr int kChannels = packkv::kValueLanes * kShareChannels;
   constexpr int kOutputs = kProductRows * kChannels;
-  using Sums = packkv::ValueSums<kChannels>;
+  constexpr int kRowPairs = kIsOneRow ? 1 : kProductRows / 2;
+  constexpr int kTokens = kIsOneRow ? 4 : kPackTokens;  // of a lane
+  using Sums = packkv::ValueSums<kChannels, kRowPairs>;
+  using Operand = packkv::ValueOperand<kRowPairs>;
   extern __shared__ __align__(16) std::byte shared[];
   __shared__ uint64_t barriers[kWarps][kSlots];
   __shared__ __align__(16) float all[kWarps * kOutputs];  // [warp][row][channel]
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   const uint32_t slot_bytes = SlotBytes(of.v_tile_bytes);
-  std::byte* const mine = shared + warp * (kSlots * slot_bytes + sizeof(packkv::ValueOperand));
-  auto& weights = *reinterpret_cast<packkv::ValueOperand*>(mine + kSlots * slot_bytes);
+  std::byte* const mine = shared + warp * (kSlots * slot_bytes + sizeof(Operand));
+  auto& weights = *reinterpret_cast<Operand*>(mine + kSlots * slot_bytes);
   if (lane == 0)
     for (int i = 0; i < kSlots; ++i) ptx::BarrierInit(&barriers[warp][i]);
   ptx::FenceBarrierInit();
@@ -419,9 +434,9 @@ __global__ void __launch_bounds__(32 * kWarps)
   int steps_in_sums = 0;
   bool has_outputs = false;
   const auto take = [&] {
-    float weight_of_pair[packkv::ValueOperand::kRowPairs];
+    float weight_of_pair[kRowPairs];
 #pragma unroll
-    for (int pair = 0; pair < packkv::ValueOperand::kRowPairs; ++pair)
+    for (int pair = 0; pair < kRowPairs; ++pair)
       weight_of_pair[pair] = __shfl_sync(kAllLanes, unit.weight(), 2 * pair + t / 2);
     sums.ForEach(lane, [&](int r, int channel, float sum) {
       float& to = outputs[r * kChannels + channel];
@@ -435,25 +450,26 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll 1
   for (; steps.has(); steps.Next()) {
     const Step step = steps.Wait();
-    const Places<kPackTokens> places(step.table(g / kRounds), true, g % kRounds * kPackTokens);
+    const Places<kTokens> places(step.table(g / kRounds), true,
+                                 g % kRounds * kPackTokens + (kIsOneRow ? 4 * t : 0));
     const __half* const of_block =
         from + steps.index() * kStepTokens + g / kRounds * kBlockTokens;
-    float chosen[kPackTokens];
+    float chosen[kTokens];
 #pragma unroll
-    for (int i = 0; i < kPackTokens; ++i) chosen[i] = __half2float(of_block[places.token[i]]);
+    for (int i = 0; i < kTokens; ++i) chosen[i] = __half2float(of_block[places.token[i]]);
     packkv::LaneChannels<kHeadDim, packkv::kValueLanes, kValueBits> channels[kStepBlocks];
 #pragma unroll
     for (int b = 0; b < static_cast<int>(kStepBlocks); ++b) {
       channels[b].Begin(format, step.Round(b, t), lane);
-      if (quad > 0) channels[b].SkipUnread(format, packkv::kQuadChannels * quad);
+      if (quad > 0) channels[b].SkipUnread(packkv::kQuadChannels * quad);
     }
     float largest = 0;
 #pragma unroll
-    for (int i = 0; i < kPackTokens; ++i) {
+    for (int i = 0; i < kTokens; ++i) {
       chosen[i] *= places.scale[i];
       largest = fmaxf(largest, chosen[i]);
     }
-    largest = MaxOverG(largest);
+    largest = kIsOneRow ? MaxOfWarp(largest) : MaxOverG(largest);
     if (__any_sync(kAllLanes, !unit.Holds(largest)) || steps_in_sums == packkv::kValueStepsMax) {
       if (steps_in_sums > 0) take();
       unit.Grow(largest);
@@ -462,12 +478,16 @@ __global__ void __launch_bounds__(32 * kWarps)
     const float integer = unit.integer();
     float of_step = 0;
 #pragma unroll
-    for (int i = 0; i < kPackTokens; ++i) {
+    for (int i = 0; i < kTokens; ++i) {
       chosen[i] = fmaf(chosen[i], integer, packkv::kWeightBias);
       of_step = fmaf(chosen[i] - packkv::kWeightBias, places.zero[i], of_step);
     }
     zeros = fmaf(of_step, unit.weight(), zeros);
-    weights.Make(chosen, lane);
+    if constexpr (kIsOneRow) {
+      weights.MakeOfOneRow(chosen, lane);
+    } else {
+      weights.Make(chosen, lane);
+    }
     uint32_t minima[kStepBlocks];
 #pragma unroll
     for (int k = 0; k < kQuads; ++k) {
@@ -475,7 +495,9 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll
       for (int b = 0; b < static_cast<int>(kStepBlocks); ++b) {
         if (k % 2 == 0) {
-          minima[b] = channels[b].NextMinima(format) >> (16 * (quad % 2));
+          minima[b] = channels[b].NextMinima();
+          if (quad > 1) minima[b] = channels[b].NextMinima();
+          minima[b] >>= 16 * (quad % 2);
         } else {
           minima[b] >>= 16;
         }
@@ -487,11 +509,13 @@ __global__ void __launch_bounds__(32 * kWarps)
     }
     __syncwarp();
   }
-  zeros = SumOverG(zeros);
+  zeros = kIsOneRow ? SumOfWarp(zeros) : SumOverG(zeros);
   take();
   __syncwarp();
-  for (int channel = g; channel < kChannels; channel += 8)
-    outputs[t * kChannels + channel] += zeros;
+  if (t < 2 * kRowPairs) {
+    for (int channel = g; channel < kChannels; channel += 8)
+      outputs[t * kChannels + channel] += zeros;
+  }
   __syncthreads();
   // Of a team only the channels of a quad follow each other.
   MergeOutputs<kWarps, kChannels>(
@@ -531,32 +555,35 @@ uint32_t BlocksOfHead(const PackKvTokens& of, int resident, int warps) {
   return std::min(static_cast<uint32_t>(resident) / of.kv_heads, needed);
 }
 
-template <int kWarps, int kSlots, int kBlocks>
+template <int kWarps, int kSlots, int kBlocks, bool kIsOneRow>
 cudaError_t LaunchKeys(const PackKvTokens& of, const __half* q, __half* scores, int multiprocessors,
                        cudaStream_t stream) {
-  return Launch(KeyKernel<kWarps, 1, kSlots>,
+  return Launch(KeyKernel<kWarps, 1, kSlots, kIsOneRow>,
                 BlocksOfHead(of, kBlocks * multiprocessors, kWarps) * of.kv_heads, kWarps,
                 kWarps * kSlots * SlotBytes(of.k_tile_bytes), stream, of, q, scores);
 }
 
-template <int kWarps, int kSlots, int kBlocks>
-cudaError_t LaunchValues(const PackKvTokens& of, const __half* w, float* output,
-                         std::byte* workspace, int multiprocessors, cudaStream_t stream) {
-  return Launch(
-      ValueKernel<kWarps, false, kSlots>,
-      BlocksOfHead(of, kBlocks * multiprocessors, kWarps) * of.kv_heads, kWarps,
-      kWarps * (kSlots * SlotBytes(of.v_tile_bytes) +
-                static_cast<uint32_t>(sizeof(packkv::ValueOperand))),
-      stream, of, w, output, reinterpret_cast<uint64_t*>(workspace));
+template <bool kIsOneRow>
+uint32_t ValueWarpBytes(const PackKvTokens& of, int slots) {
+  return static_cast<uint32_t>(slots) * SlotBytes(of.v_tile_bytes) +
+         static_cast<uint32_t>(sizeof(packkv::ValueOperand<kIsOneRow ? 1 : kProductRows / 2>));
 }
 
-template <int kWarps>
+template <int kWarps, int kSlots, int kBlocks, bool kIsOneRow>
+cudaError_t LaunchValues(const PackKvTokens& of, const __half* w, float* output,
+                         std::byte* workspace, int multiprocessors, cudaStream_t stream) {
+  return Launch(ValueKernel<kWarps, false, kSlots, kIsOneRow>,
+                BlocksOfHead(of, kBlocks * multiprocessors, kWarps) * of.kv_heads, kWarps,
+                kWarps * ValueWarpBytes<kIsOneRow>(of, kSlots), stream, of, w, output,
+                reinterpret_cast<uint64_t*>(workspace));
+}
+
+template <int kWarps, bool kIsOneRow>
 cudaError_t LaunchValueTeams(const PackKvTokens& of, const __half* w, float* output,
                              std::byte* workspace, cudaStream_t stream) {
-  return Launch(ValueKernel<kWarps, true, 1>, of.kv_heads * kTeam, kWarps,
-                kWarps * (SlotBytes(of.v_tile_bytes) +
-                          static_cast<uint32_t>(sizeof(packkv::ValueOperand))),
-                stream, of, w, output, reinterpret_cast<uint64_t*>(workspace));
+  return Launch(ValueKernel<kWarps, true, 1, kIsOneRow>, of.kv_heads * kTeam, kWarps,
+                kWarps * ValueWarpBytes<kIsOneRow>(of, 1), stream, of, w, output,
+                reinterpret_cast<uint64_t*>(workspace));
 }
 
 int Tune(const char* name, int otherwise) {
@@ -564,24 +591,51 @@ int Tune(const char* name, int otherwise) {
   return value == nullptr ? otherwise : std::atoi(value);
 }
 
+template <bool kIsOneRow>
+cudaError_t LaunchKeys(const PackKvTokens& of, const __half* q, __half* scores,
+                       int multiprocessors, cudaStream_t stream) {
+  if (StepsOf(of) <= static_cast<uint32_t>(Tune("KEY_TEAMS", 64))) {
+    return Launch(KeyKernel<kTeam, kTeam, 1, kIsOneRow>, StepsOf(of) * of.kv_heads, kTeam,
+                  SlotBytes(of.k_tile_bytes), stream, of, q, scores);
+  }
+  switch (Tune("KEY", 2)) {
+    case 1:
+      return LaunchKeys<16, 1, 1, kIsOneRow>(of, q, scores, multiprocessors, stream);
+    case 2:
+      return LaunchKeys<8, 1, 2, kIsOneRow>(of, q, scores, multiprocessors, stream);
+    case 3:
+      return LaunchKeys<8, 1, 3, kIsOneRow>(of, q, scores, multiprocessors, stream);
+    default:
+      return LaunchKeys<8, 2, 1, kIsOneRow>(of, q, scores, multiprocessors, stream);
+  }
+}
+
+template <bool kIsOneRow>
+cudaError_t LaunchValues(const PackKvTokens& of, const __half* w, float* output,
+                         std::byte* workspace, int multiprocessors, cudaStream_t stream) {
+  const uint32_t steps = StepsOf(of);
+  const uint32_t teams = static_cast<uint32_t>(Tune("VALUE_TEAMS", 16));
+  if (steps <= 8 && steps <= teams)
+    return LaunchValueTeams<8, kIsOneRow>(of, w, output, workspace, stream);
+  if (steps <= teams) return LaunchValueTeams<16, kIsOneRow>(of, w, output, workspace, stream);
+  switch (Tune("VALUE", 0)) {
+    case 1:
+      return LaunchValues<8, 1, 1, kIsOneRow>(of, w, output, workspace, multiprocessors, stream);
+    case 2:
+      return LaunchValues<8, 1, 2, kIsOneRow>(of, w, output, workspace, multiprocessors, stream);
+    case 3:
+      return LaunchValues<4, 1, 2, kIsOneRow>(of, w, output, workspace, multiprocessors, stream);
+    default:
+      return LaunchValues<8, 2, 1, kIsOneRow>(of, w, output, workspace, multiprocessors, stream);
+  }
+}
+
 }  // namespace
 
 cudaError_t LaunchKeyProducts(const PackKvTokens& of, const __half* q, __half* scores,
                               int multiprocessors, cudaStream_t stream) {
-  if (StepsOf(of) <= static_cast<uint32_t>(Tune("KEY_TEAMS", 64))) {
-    return Launch(KeyKernel<kTeam, kTeam, 1>, StepsOf(of) * of.kv_heads, kTeam,
-                  SlotBytes(of.k_tile_bytes), stream, of, q, scores);
-  }
-  switch (Tune("KEY", 0)) {
-    case 1:
-      return LaunchKeys<16, 1, 1>(of, q, scores, multiprocessors, stream);
-    case 2:
-      return LaunchKeys<8, 1, 2>(of, q, scores, multiprocessors, stream);
-    case 3:
-      return LaunchKeys<12, 1, 1>(of, q, scores, multiprocessors, stream);
-    default:
-      return LaunchKeys<8, 2, 1>(of, q, scores, multiprocessors, stream);
-  }
+  return of.rows == 1 ? LaunchKeys<true>(of, q, scores, multiprocessors, stream)
+                      : LaunchKeys<false>(of, q, scores, multiprocessors, stream);
 }
 
 size_t ValueProductsWorkspaceBytes(int multiprocessors) {
@@ -590,20 +644,9 @@ size_t ValueProductsWorkspaceBytes(int multiprocessors) {
 
 cudaError_t LaunchValueProducts(const PackKvTokens& of, const __half* w, float* output,
                                 std::byte* workspace, int multiprocessors, cudaStream_t stream) {
-  const uint32_t steps = StepsOf(of);
-  if (steps <= 8) return LaunchValueTeams<8>(of, w, output, workspace, stream);
-  if (steps <= static_cast<uint32_t>(Tune("VALUE_TEAMS", 32)))
-    return LaunchValueTeams<16>(of, w, output, workspace, stream);
-  switch (Tune("VALUE", 0)) {
-    case 1:
-      return LaunchValues<16, 1, 1>(of, w, output, workspace, multiprocessors, stream);
-    case 2:
-      return LaunchValues<8, 1, 2>(of, w, output, workspace, multiprocessors, stream);
-    case 3:
-      return LaunchValues<12, 1, 1>(of, w, output, workspace, multiprocessors, stream);
-    default:
-      return LaunchValues<8, 2, 1>(of, w, output, workspace, multiprocessors, stream);
-  }
+  return of.rows == 1
+             ? LaunchValues<true>(of, w, output, workspace, multiprocessors, stream)
+             : LaunchValues<false>(of, w, output, workspace, multiprocessors, stream);
 }
 
 }  // namespace kvdepot

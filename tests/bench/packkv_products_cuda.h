@@ -11,13 +11,15 @@
 
 namespace kvdepot {
 
+inline constexpr int kProductSegmentsMax = 128;
+
 // Bodies of segments of 1,024 tokens, packs of 16, codes of at most 4 bits (K) and 3 (V); device
 // memory.
 struct PackKvTokens {
-  const std::byte* const* bodies = nullptr;  // [tokens / 1024]
-  uint32_t tokens = 0;                       // a multiple of 1,024
-  uint32_t kv_heads = 0;                     // 1, 2, 4 or 8
-  uint32_t rows = 0;                         // query rows of a KV head, 1 to 4
+  const std::byte* bodies[kProductSegmentsMax] = {};  // of segment after segment
+  uint32_t tokens = 0;                                // a multiple of 1,024
+  uint32_t kv_heads = 0;                              // 1, 2, 4 or 8
+  uint32_t rows = 0;                                  // query rows of a KV head, 1 to 4
   uint32_t k_bits = 0;
   uint32_t v_bits = 0;
   // Of the largest tiles.

@@ -179,7 +179,8 @@ void Layer::AddRange(const RowView& view, uint32_t begin, uint32_t end,
                      std::vector<State>* states) const {
   constexpr uint32_t kRingBytes = kPieceSlots * SlotBytes(kHeadDim);
   const WarpMemoryLayout<kHeadDim, 1, Codec::kPackKv> layout(kRingBytes);
-  const AlignedBytes shared(layout.bytes());
+  // What nobody wrote is not a number.
+  const AlignedBytes shared(layout.bytes(), 0xFF);
   const WarpMemory<kHeadDim> memory = layout.Of(shared.data(), 0);
   const RowState<kHeadDim> state{memory.state};
   for (int i = 0; i < kWarpBarriers; ++i) ptx::BarrierInit(&memory.barriers[i]);

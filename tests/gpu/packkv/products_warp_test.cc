@@ -42,7 +42,7 @@ class Packs {
 };
 
 template <int kHeadDim>
-void ExpectKeySums(unsigned seed) {
+void ExpectKeySums(unsigned seed, bool rows_are_same) {
   std::mt19937 random(seed);
   constexpr int kStride = kRowStride<kHeadDim>;
   const Packs<kHeadDim> packs(random);
@@ -55,11 +55,12 @@ void ExpectKeySums(unsigned seed) {
         random() % 4 == 0
             ? ends[random() % 6]
             : static_cast<int>(random() % (2u * static_cast<unsigned>(most) + 1)) - most;
-    q[i] = static_cast<float>(value);
+    q[i] = rows_are_same && i >= kStride ? q[i - kStride] : static_cast<float>(value);
   }
   const std::vector<float> integers(q, q + kProductRows * kStride);
   auto& queries = *reinterpret_cast<KeyOperand<kHeadDim>*>(q);
   int32_t sums[warp::kLanes][kPackTokens];
+  int32_t own_sums[warp::kLanes][4];
   warp::Run(seed, [&](int lane) {
     queries.Make(q, kStride, lane);
     KeySums<kHeadDim> keys;
@@ -71,6 +72,7 @@ void ExpectKeySums(unsigned seed) {
       keys.Add(codes, packs.minima(lane / 4, channel), queries.words[group][lane]);
     }
     keys.Take(sums[lane]);
+    keys.TakeOfOneRow(lane % 4, own_sums[lane]);
   });
   for (int lane = 0; lane < warp::kLanes; ++lane) {
     for (int token = 0; token < kPackTokens; ++token) {
@@ -81,6 +83,8 @@ void ExpectKeySums(unsigned seed) {
       }
       ASSERT_EQ(sums[lane][token], expected)
           << "pack " << lane / 4 << ", row " << lane % 4 << ", token " << token;
+      if (!rows_are_same || token / 4 != lane % 4) continue;
+      ASSERT_EQ(own_sums[lane][token % 4], expected) << "pack " << lane / 4 << ", token " << token;
     }
   }
 }
@@ -88,13 +92,17 @@ void ExpectKeySums(unsigned seed) {
 TEST(PackKvProductsWarp, KeySumsAreExact) {
   for (unsigned seed = 0; seed < 20; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
-    ExpectKeySums<64>(seed);
-    ExpectKeySums<128>(seed);
+    for (const bool rows_are_same : {false, true}) {
+      ExpectKeySums<64>(seed, rows_are_same);
+      ExpectKeySums<128>(seed, rows_are_same);
+    }
   }
 }
 
-template <int kHeadDim>
+// kRows 1: those of one row alone are brought.
+template <int kHeadDim, int kRows>
 void ExpectValueSums(unsigned seed) {
+  constexpr int kRowPairs = (kRows + 1) / 2;
   std::mt19937 random(seed);
   constexpr int kSteps = 3;
   std::vector<Packs<kHeadDim>> packs;
@@ -111,20 +119,27 @@ void ExpectValueSums(unsigned seed) {
       }
     }
   }
-  const AlignedBytes operand(sizeof(ValueOperand));
-  auto& made = *reinterpret_cast<ValueOperand*>(operand.data());
+  const AlignedBytes operand(sizeof(ValueOperand<kRowPairs>));
+  auto& made = *reinterpret_cast<ValueOperand<kRowPairs>*>(operand.data());
   static float sums[kProductRows][kHeadDim];
   int visits = 0;
   warp::Run(seed, [&](int lane) {
-    ValueSums<kHeadDim> values;
+    ValueSums<kHeadDim, kRowPairs> values;
     values.Clear();
     for (int step = 0; step < kSteps; ++step) {
       const auto& of = packs[static_cast<size_t>(step)];
-      float biased[kPackTokens];
-      for (int i = 0; i < kPackTokens; ++i)
-        biased[i] = weights[step][lane / 4][lane % 4][i] + kWeightBias;
-      made.Make(biased, lane);
-      for (int quad = 0; quad < ValueSums<kHeadDim>::kQuads; ++quad) {
+      if (kRows == 1) {
+        float biased[4];
+        for (int i = 0; i < 4; ++i)
+          biased[i] = weights[step][lane / 4][0][lane % 4 * 4 + i] + kWeightBias;
+        made.MakeOfOneRow(biased, lane);
+      } else {
+        float biased[kPackTokens];
+        for (int i = 0; i < kPackTokens; ++i)
+          biased[i] = weights[step][lane / 4][lane % 4][i] + kWeightBias;
+        made.Make(biased, lane);
+      }
+      for (int quad = 0; quad < ValueSums<kHeadDim, kRowPairs>::kQuads; ++quad) {
         const int channel = kHeadDim / 8 * (lane / 4) + kQuadChannels * quad;
         PackCodes codes[2][kQuadChannels];
         uint32_t minima[2];
@@ -142,8 +157,8 @@ void ExpectValueSums(unsigned seed) {
       ++visits;
     });
   });
-  EXPECT_EQ(visits, kProductRows * kHeadDim);
-  for (int row = 0; row < kProductRows; ++row) {
+  EXPECT_EQ(visits, 2 * kRowPairs * kHeadDim);
+  for (int row = 0; row < kRows; ++row) {
     for (int c = 0; c < kHeadDim; ++c) {
       int64_t expected = 0;
       for (int step = 0; step < kSteps; ++step) {
@@ -164,8 +179,10 @@ void ExpectValueSums(unsigned seed) {
 TEST(PackKvProductsWarp, ValueSumsAreExactButForTheLastRounding) {
   for (unsigned seed = 0; seed < 20; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
-    ExpectValueSums<64>(seed);
-    ExpectValueSums<128>(seed);
+    ExpectValueSums<64, 1>(seed);
+    ExpectValueSums<128, 1>(seed);
+    ExpectValueSums<64, kProductRows>(seed);
+    ExpectValueSums<128, kProductRows>(seed);
   }
 }
 

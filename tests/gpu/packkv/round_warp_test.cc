@@ -55,7 +55,7 @@ void ExpectCodesOfRounds(int code_bits, unsigned seed) {
     for (int c = 0; c < kChannels; ++c) {
       if (c % kNibbleChannels == 0) {
         if (c > 0) channels.Skip(kNibbleChannels);
-        minima[lane][c / kNibbleChannels] = channels.NextMinima(format);
+        minima[lane][c / kNibbleChannels] = channels.NextMinima();
       }
       read[lane][c] = channels.Next(c % kNibbleChannels);
     }

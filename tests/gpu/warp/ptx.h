@@ -53,6 +53,9 @@ void MmaSigned(int32_t (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t 
                uint32_t b1);
 void MmaUnsigned(int32_t (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                  uint32_t b1);
+inline uint32_t SelectBits(uint32_t mask, uint32_t first, uint32_t second) {
+  return (mask & first) | (~mask & second);
+}
 uint32_t Transpose8x8(uint32_t rows);
 void AddFromLanesBefore(uint32_t& sum, int distance, int width);
 
