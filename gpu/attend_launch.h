@@ -26,7 +26,7 @@ inline constexpr uint32_t kLaunchRowsMax = 1024;
 inline constexpr uint32_t kLaunchMultiprocessorsMax = 160;
 // Cost of a block of `packkv` (attend_plan.h): its work, beside which its bytes count little.
 constexpr uint32_t PackKvBlockCostBytes(int head_dim) {
-  return static_cast<uint32_t>(head_dim) * 608;
+  return static_cast<uint32_t>(head_dim) * 384;
 }
 
 struct AttendLaunch {

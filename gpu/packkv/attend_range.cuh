@@ -60,7 +60,8 @@ class RangeAttention {
 
   // `q`: [rows][kRowStride], by channel, times the scale; overwritten, and in use as long as this.
   __device__ __forceinline__ RangeAttention(const RowLimits& limits, float soft_cap, float* q,
-                                            ValueOperand<kRowPairs>& weights, const std::byte* tables,
+                                            ValueOperand<kRowPairs>& weights,
+                                            const std::byte* tables,
                                             const RowState<kHeadDim>& state, int lane)
       : soft_cap_(soft_cap),
         queries_(*reinterpret_cast<KeyOperand<kHeadDim>*>(q)),
@@ -308,9 +309,9 @@ __device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_
   std::byte* const tables = reinterpret_cast<std::byte*>(memory.sums);
   PieceFeed<kHeadDim> feed(walk, kv_head, kv_heads, ring, tables, lane);
   const RowLimits limits = prepare();
-  RangeAttention<kHeadDim> attention(limits, soft_cap, memory.q,
-                                     *reinterpret_cast<ValueOperand<kProductRows / 2>*>(memory.operand), tables,
-                                     state, lane);
+  RangeAttention<kHeadDim> attention(
+      limits, soft_cap, memory.q,
+      *reinterpret_cast<ValueOperand<kProductRows / 2>*>(memory.operand), tables, state, lane);
 #pragma unroll 1
   while (walk.blocks_left > 0) {
     const std::byte* const body = walk.body;

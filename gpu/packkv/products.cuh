@@ -152,8 +152,8 @@ inline constexpr float kWeightBias = 8388608.0f;
 template <int kRowPairs>
 class ValueOperand {
  public:
-  // For a lane: words of packs t and t + 4, of tokens 4 b (x, y) and 4 b + 1, b the byte; of 4 b + 2
-  // and 4 b + 3; of the sum of all, for minima in low nibbles and in high ones.
+  // For a lane: words of packs t and t + 4, of tokens 4 b (x, y) and 4 b + 1, b the byte; of 4 b +
+  // 2 and 4 b + 3; of the sum of all, for minima in low nibbles and in high ones.
   __device__ __forceinline__ const uint4& words(int pair, int which, int lane) const {
     return words_[pair][which][lane ^ lane / 16 * 4];
   }

@@ -186,8 +186,7 @@ class LaneChannels {
 #pragma unroll
     for (int group = 0; group < kWords; ++group) {
 #pragma unroll
-      for (int i = 0; i < kWords; ++i)
-        window[i] = __funnelshift_r(window[i], window[i + 1], shift);
+      for (int i = 0; i < kWords; ++i) window[i] = __funnelshift_r(window[i], window[i + 1], shift);
       window[kWords] >>= shift;
       shift = 8 * bits;
       uint32_t fields = window[0] & all;
