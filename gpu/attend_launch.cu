@@ -75,8 +75,9 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   const uint32_t piece_bytes = std::max(sealed_piece_bytes, exact_piece_bytes);
   // `packkv` sessions have few exact tokens.
   const uint32_t ring_bytes_min =
-      kCodec == Codec::kPackKv ? std::max(packkv::kPieceSlots * sealed_piece_bytes, exact_piece_bytes)
-                               : kRingSlotsMin * piece_bytes;
+      kCodec == Codec::kPackKv
+          ? std::max(packkv::kPieceSlots * sealed_piece_bytes, exact_piece_bytes)
+          : kRingSlotsMin * piece_bytes;
   const uint32_t warps = std::min<uint32_t>(kWarpsMax, available / Layout(ring_bytes_min).bytes());
   p.ring_bytes =
       std::min((available / warps - Layout(0).bytes()) / 16 * 16, kRingSlotsMax * piece_bytes);
