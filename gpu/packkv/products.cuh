@@ -35,20 +35,25 @@ struct KeyOperand {
   // Of channels 0, 2, 4, 6 of a lane's group, then of 1, 3, 5, 7.
   uint2 words[kGroups][32];
 
+  // Of eight channels of row lane / 8, of magnitudes up to kQueryMax.
+  static __device__ __forceinline__ uint2 Words(const float (&q)[kNibbleChannels], int lane) {
+    // Of the words whose bytes are the high parts and, top bits flipped, the low parts.
+    const uint32_t bytes = lane / 4 % 2 == 0 ? 0x51 : 0x40;
+    const uint32_t flipped = lane / 4 % 2 == 0 ? 0 : 0x80808080u;
+    return {Four(q[0], q[2], q[4], q[6], bytes) ^ flipped,
+            Four(q[1], q[3], q[5], q[7], bytes) ^ flipped};
+  }
   // All lanes. Row r's channels are at q + r * stride, 16-byte aligned, of magnitudes up to
   // kQueryMax; they may lie where this does.
   __device__ __forceinline__ void Make(const float* q, int stride, int lane) {
     const float* const row = q + lane / 8 * stride + lane % 4 * (kHeadDim / kKeyLanes);
-    // Of the words whose bytes are the high parts and, top bits flipped, the low parts.
-    const uint32_t bytes = lane / 4 % 2 == 0 ? 0x51 : 0x40;
-    const uint32_t flipped = lane / 4 % 2 == 0 ? 0 : 0x80808080u;
     uint2 made[kGroups];
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
       const float4 a = reinterpret_cast<const float4*>(row)[2 * group];
       const float4 b = reinterpret_cast<const float4*>(row)[2 * group + 1];
-      made[group] = {Four(a.x, a.z, b.x, b.z, bytes) ^ flipped,
-                     Four(a.y, a.w, b.y, b.w, bytes) ^ flipped};
+      const float eight[kNibbleChannels] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+      made[group] = Words(eight, lane);
     }
     __syncwarp();
 #pragma unroll

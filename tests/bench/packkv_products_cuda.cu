@@ -24,36 +24,55 @@ constexpr int kKeyGroups = packkv::KeyOperand<kHeadDim>::kGroups;
 constexpr int kValueQuads = packkv::ValueSums<kHeadDim, 1>::kQuads;
 static_assert(kKeyGroups == kTeam && kValueQuads == kTeam, "a warp of a team has one");
 
-// Queries of a head as operand, their units and sums.
-struct KeyQueries {
-  alignas(16) float rows[kProductRows][kHeadDim];
-  float2 numbers[kProductRows];
+// Queries of kGroups groups of a lane's channels, as operand.
+template <int kGroups>
+struct LaneQueries {
+  uint2 words[kGroups];
+  // Of row t for lane 4 g + t: what an integer of the operand is, and the sum of these queries.
+  float unit;
+  float sum;
 
-  // All warps of a block, at least kProductRows. Leaves the operand where rows were.
-  __device__ __forceinline__ void Load(const __half* q, uint32_t count) {
-    const int lane = threadIdx.x % 32;
-    const uint32_t row = threadIdx.x / 32;
-    if (row < kProductRows) {
-      // Rows that are not there are the last.
-      const uint2 bits = reinterpret_cast<const uint2*>(q + min(row, count - 1) * kHeadDim)[lane];
-      const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
-      const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
-      const float largest = fmaxf(
-          MaxOfWarp(fmaxf(fmaxf(fabsf(a.x), fabsf(a.y)), fmaxf(fabsf(b.x), fabsf(b.y)))), 1e-30f);
-      const float sum = SumOfWarp(a.x + a.y + b.x + b.y);
-      const float units = packkv::kQueryMax / largest;
-      reinterpret_cast<float4*>(rows[row])[lane] = {a.x * units, a.y * units, b.x * units,
-                                                    b.y * units};
-      if (lane == 0) numbers[row] = {largest / packkv::kQueryMax, sum};
+  // From group `first` on. `q`: of the head. Rows that are not there are the last.
+  __device__ __forceinline__ void Load(const __half* q, uint32_t rows, int first, int lane) {
+    const __half* const of_row = q + min(lane / 8, rows - 1) * kHeadDim +
+                                 lane % 4 * (kHeadDim / packkv::kKeyLanes) +
+                                 first * packkv::kNibbleChannels;
+    float values[kGroups][packkv::kNibbleChannels];
+    float largest = 1e-30f;
+    float all = 0;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      const uint4 bits = reinterpret_cast<const uint4*>(of_row)[group];
+      const uint32_t two[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 value = __half22float2(*reinterpret_cast<const __half2*>(&two[i]));
+        values[group][2 * i] = value.x;
+        values[group][2 * i + 1] = value.y;
+        largest = fmaxf(largest, fmaxf(fabsf(value.x), fabsf(value.y)));
+        all += value.x + value.y;
+      }
     }
-    __syncthreads();
-    if (row == 0) operand().Make(rows[0], kHeadDim, lane);
-    __syncthreads();
-  }
-  __device__ packkv::KeyOperand<kHeadDim>& operand() {
-    return *reinterpret_cast<packkv::KeyOperand<kHeadDim>*>(rows);
+#pragma unroll
+    for (int distance = 1; distance < packkv::kKeyLanes; distance *= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, distance));
+      all += __shfl_xor_sync(kAllLanes, all, distance);
+    }
+    const float units = packkv::kQueryMax / largest;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (float& value : values[group]) value *= units;
+      words[group] = packkv::KeyOperand<kHeadDim>::Words(values[group], lane);
+    }
+    unit = __shfl_sync(kAllLanes, largest, 8 * (lane % 4)) / packkv::kQueryMax;
+    sum = __shfl_sync(kAllLanes, all, 8 * (lane % 4));
   }
 };
+
+// Of one row each lane has four tokens, of several 16 tokens of row t.
+template <bool kIsOneRow>
+inline constexpr int kLaneTokens = kIsOneRow ? 4 : kPackTokens;
 
 // A group of channels.
 template <class Channels>
@@ -65,37 +84,100 @@ __device__ __forceinline__ void AddGroup(Channels& channels, uint32_t minima, co
   sums.Add(codes, minima, queries);
 }
 
-// kWarpsOfStep 1: each warp has steps of its own; kTeam: the thread block is a team. Of one row
-// each lane has four tokens, of several 16 tokens of one of them.
-template <int kWarps, int kWarpsOfStep, bool kIsOneRow>
-__global__ void __launch_bounds__(32 * kWarps)
-    KeyKernel(const __grid_constant__ PackKvTokens of, const __half* q, __half* scores) {
-  static_assert(kWarpsOfStep == 1 || kWarpsOfStep == kWarps, "teams are whole blocks");
-  constexpr bool kIsTeam = kWarpsOfStep > 1;
-  constexpr int kReaders = kWarps / kWarpsOfStep;
+// What a lane's tokens have by its channels, in units.
+template <bool kIsOneRow>
+__device__ __forceinline__ void TakeSums(const packkv::KeySums<kHeadDim>& sums, int t,
+                                         int32_t (&integers)[kLaneTokens<kIsOneRow>]) {
+  if constexpr (kIsOneRow) {
+    sums.TakeOfOneRow(t, integers);
+  } else {
+    sums.Take(integers);
+  }
+}
+
+// A thread block has one step, each of its warps a group of each lane's channels.
+template <bool kIsOneRow>
+__global__ void __launch_bounds__(32 * kTeam)
+    KeyTeamKernel(const __grid_constant__ PackKvTokens of, const __half* q, __half* scores) {
+  constexpr int kTokens = kLaneTokens<kIsOneRow>;
+  constexpr int kOwn = kTokens / kTeam;  // that a thread adds up
   extern __shared__ __align__(16) std::byte shared[];
-  __shared__ KeyQueries queries;
-  __shared__ uint64_t barriers[kReaders];
-  // What is on its way to places in the order of tokens; a team's sums, by four tokens, before.
-  __shared__ __align__(16) __half staged[kReaders][kProductRows][kStepTokens];
-  __shared__ int4 parts[kIsTeam ? kWarps : 1][kTeam][32];
+  __shared__ uint64_t barrier;
+  __shared__ float parts[kTeam][kTokens][32];
+  __shared__ float sums_of_queries[kTeam][kProductRows];
   const int lane = threadIdx.x % 32;
   const int warp = static_cast<int>(Uniform(threadIdx.x / 32));
-  const int reader = kIsTeam ? 0 : warp;
-  const bool is_leader = kIsTeam ? threadIdx.x == 0 : lane == 0;
-  if (is_leader) ptx::BarrierInit(&barriers[reader]);
-  ptx::FenceBarrierInit();
-  const auto sync = [&] { kIsTeam ? __syncthreads() : __syncwarp(); };
-  sync();
-  const uint32_t head = blockIdx.x % of.kv_heads;
-  const uint32_t blocks = gridDim.x / of.kv_heads;  // of a head
-  Steps<false> steps(of, head, reader * blocks + blockIdx.x / of.kv_heads, kReaders * blocks,
-                     shared + reader * SlotBytes(of.k_tile_bytes), &barriers[reader], is_leader);
-  cudaGridDependencySynchronize();
-  queries.Load(q + head * of.rows * kHeadDim, of.rows);
   const int g = lane / 4;
   const int t = lane % 4;
-  const float2 numbers = queries.numbers[t];
+  if (threadIdx.x == 0) ptx::BarrierInit(&barrier);
+  ptx::FenceBarrierInit();
+  __syncthreads();
+  const uint32_t head = blockIdx.x % of.kv_heads;
+  const uint32_t index = blockIdx.x / of.kv_heads;
+  Steps<false> steps(of, head, index, gridDim.x, shared, &barrier, threadIdx.x == 0);
+  cudaGridDependencySynchronize();
+  LaneQueries<1> queries;
+  queries.Load(q + head * of.rows * kHeadDim, of.rows, warp, lane);
+  const packkv::RoundFormat<kHeadDim, packkv::kKeyLanes> format(of.k_bits, lane);
+  const Step step = steps.Wait();
+  packkv::LaneChannels<kHeadDim, packkv::kKeyLanes, kKeyBits> channels;
+  channels.Begin(format, step.Round(g / kRounds, g % kRounds), lane);
+  uint32_t minima = channels.NextMinima();
+  if (warp > 0) channels.SkipUnread(packkv::kNibbleChannels * warp);
+  for (int group = 1; group <= warp; ++group) minima = channels.NextMinima();
+  packkv::KeySums<kHeadDim> sums;
+  sums.Clear();
+  AddGroup(channels, minima, queries.words[0], sums);
+  int32_t integers[kTokens];
+  TakeSums<kIsOneRow>(sums, t, integers);
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i)
+    parts[warp][i][lane] = static_cast<float>(integers[i]) * queries.unit;
+  if (lane < kProductRows) sums_of_queries[warp][lane] = queries.sum;
+  __syncthreads();
+  float query_sum = 0;
+#pragma unroll
+  for (int i = 0; i < kTeam; ++i) query_sum += sums_of_queries[i][t];
+  const packkv::TokenTable& table = step.table(g / kRounds);
+  const int row = kIsOneRow ? 0 : t;
+  if (row >= static_cast<int>(of.rows)) return;
+  __half* const to = scores + (head * of.rows + row) * static_cast<size_t>(of.tokens) +
+                     index * kStepTokens + g / kRounds * kBlockTokens;
+#pragma unroll
+  for (int i = kOwn * warp; i < kOwn * (warp + 1); ++i) {
+    const int place = g % kRounds * kPackTokens + (kIsOneRow ? 4 * t : 0) + i;
+    float dot = 0;
+#pragma unroll
+    for (int k = 0; k < kTeam; ++k) dot += parts[k][i][lane];
+    const float scale = __uint_as_float(static_cast<uint32_t>(table.k_scale[place]) << 16);
+    to[table.order[place]] =
+        __float2half_rn(scale * fmaf(static_cast<float>(table.k_zero[place]), query_sum, dot));
+  }
+}
+
+// Each warp has steps of its own.
+template <int kWarps, bool kIsOneRow>
+__global__ void __launch_bounds__(32 * kWarps)
+    KeyKernel(const __grid_constant__ PackKvTokens of, const __half* q, __half* scores) {
+  constexpr int kTokens = kLaneTokens<kIsOneRow>;
+  extern __shared__ __align__(16) std::byte shared[];
+  __shared__ uint64_t barriers[kWarps];
+  // What is on its way to places in the order of tokens.
+  __shared__ __align__(16) __half staged[kWarps][kIsOneRow ? 1 : kProductRows][kStepTokens];
+  const int lane = threadIdx.x % 32;
+  const int warp = static_cast<int>(Uniform(threadIdx.x / 32));
+  const int g = lane / 4;
+  const int t = lane % 4;
+  if (lane == 0) ptx::BarrierInit(&barriers[warp]);
+  ptx::FenceBarrierInit();
+  __syncwarp();
+  const uint32_t head = blockIdx.x % of.kv_heads;
+  const uint32_t blocks = gridDim.x / of.kv_heads;  // of a head
+  Steps<false> steps(of, head, warp * blocks + blockIdx.x / of.kv_heads, kWarps * blocks,
+                     shared + warp * SlotBytes(of.k_tile_bytes), &barriers[warp], lane == 0);
+  cudaGridDependencySynchronize();
+  LaneQueries<kKeyGroups> queries;
+  queries.Load(q + head * of.rows * kHeadDim, of.rows, 0, lane);
   const packkv::RoundFormat<kHeadDim, packkv::kKeyLanes> format(of.k_bits, lane);
 #pragma unroll 1
   while (steps.has()) {
@@ -105,64 +187,33 @@ __global__ void __launch_bounds__(32 * kWarps)
     channels.Begin(format, step.Round(g / kRounds, g % kRounds), lane);
     packkv::KeySums<kHeadDim> sums;
     sums.Clear();
-    // Of the lane's tokens, which are of pack g.
-    constexpr int kTokens = kIsTeam || kIsOneRow ? 4 : kPackTokens;
-    const int first_place = kIsTeam ? 4 * warp : kIsOneRow ? 4 * t : 0;
+#pragma unroll
+    for (int group = 0; group < kKeyGroups; ++group) {
+      AddGroup(channels, channels.NextMinima(), queries.words[group], sums);
+      channels.Skip(packkv::kNibbleChannels);
+    }
     int32_t integers[kTokens];
-    if constexpr (kIsTeam) {
-      uint32_t minima = channels.NextMinima();
-      if (warp > 0) channels.SkipUnread(packkv::kNibbleChannels * warp);
-      for (int group = 1; group <= warp; ++group) minima = channels.NextMinima();
-      AddGroup(channels, minima, queries.operand().words[warp][lane], sums);
-      int32_t own[kPackTokens];
-      sums.Take(own);
-#pragma unroll
-      for (int i = 0; i < kTeam; ++i)
-        parts[warp][i][lane] = {own[4 * i], own[4 * i + 1], own[4 * i + 2], own[4 * i + 3]};
-    } else {
-#pragma unroll 1
-      for (int group = 0; group < kKeyGroups; ++group) {
-        AddGroup(channels, channels.NextMinima(), queries.operand().words[group][lane], sums);
-        channels.Skip(packkv::kNibbleChannels);
-      }
-      if constexpr (kIsOneRow) {
-        sums.TakeOfOneRow(t, integers);
-      } else {
-        sums.Take(integers);
-      }
-    }
+    TakeSums<kIsOneRow>(sums, t, integers);
     const Places<kTokens> places(step.table(g / kRounds), false,
-                                 g % kRounds * kPackTokens + first_place);
-    sync();
+                                 g % kRounds * kPackTokens + (kIsOneRow ? 4 * t : 0));
+    __syncwarp();
     steps.Next();
-    if constexpr (kIsTeam) {
+    const int row = kIsOneRow ? 0 : t;
+    __half* const to = &staged[warp][row][g / kRounds * kBlockTokens];
 #pragma unroll
-      for (int i = 0; i < kTokens; ++i) integers[i] = 0;
-#pragma unroll
-      for (int i = 0; i < kTeam; ++i) {
-        const int4 part = parts[i][warp][lane];
-        integers[0] += part.x, integers[1] += part.y, integers[2] += part.z, integers[3] += part.w;
-      }
+    for (int i = 0; i < kTokens; ++i) {
+      to[places.token[i]] =
+          __float2half_rn(places.scale[i] * fmaf(places.zero[i], queries.sum,
+                                                 static_cast<float>(integers[i]) * queries.unit));
     }
-    const int row = kIsOneRow && !kIsTeam ? 0 : t;
-    __half* const to = &staged[reader][row][g / kRounds * kBlockTokens];
-    if (row < static_cast<int>(of.rows)) {
-#pragma unroll
-      for (int i = 0; i < kTokens; ++i) {
-        to[places.token[i]] =
-            __float2half_rn(places.scale[i] * fmaf(places.zero[i], numbers.y,
-                                                   static_cast<float>(integers[i]) * numbers.x));
-      }
-    }
-    sync();
+    __syncwarp();
     // Of 16 bytes a lane.
     constexpr int kLanes = kStepTokens / 8;
-    const int first = kIsTeam ? threadIdx.x : lane;
 #pragma unroll 1
-    for (int i = first; i < static_cast<int>(of.rows) * kLanes; i += 32 * kWarpsOfStep) {
+    for (int i = lane; i < static_cast<int>(of.rows) * kLanes; i += 32) {
       __half* const of_row = scores + (head * of.rows + i / kLanes) * of.tokens + first_token;
       reinterpret_cast<uint4*>(of_row)[i % kLanes] =
-          reinterpret_cast<const uint4*>(staged[reader][i / kLanes])[i % kLanes];
+          reinterpret_cast<const uint4*>(staged[warp][i / kLanes])[i % kLanes];
     }
   }
 }
@@ -397,11 +448,11 @@ cudaError_t LaunchKeys(const PackKvTokens& of, const __half* q, __half* scores, 
                        cudaStream_t stream) {
   const uint32_t slot_bytes = SlotBytes(of.k_tile_bytes);
   if (StepsOf(of) <= 64) {
-    return Launch(KeyKernel<kTeam, kTeam, kIsOneRow>, StepsOf(of) * of.kv_heads, kTeam, slot_bytes,
-                  stream, of, q, scores);
+    return Launch(KeyTeamKernel<kIsOneRow>, StepsOf(of) * of.kv_heads, kTeam, slot_bytes, stream,
+                  of, q, scores);
   }
   constexpr int kWarps = 8;
-  const auto kernel = KeyKernel<kWarps, 1, kIsOneRow>;
+  const auto kernel = KeyKernel<kWarps, kIsOneRow>;
   const uint32_t bytes = kWarps * slot_bytes;
   return Launch(kernel, BlocksOfHead(kernel, of, multiprocessors, kWarps, bytes) * of.kv_heads,
                 kWarps, bytes, stream, of, q, scores);
