@@ -218,23 +218,21 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
-// Sums of outputs over a block's warps and, where a head has several, over its blocks.
-// `all`: [warp][row][channel]; channel_of(c): that of the head; pairs follow each other there, too.
-// `of_head`: which of `blocks` this is.
-template <int kWarps, int kChannels, class ChannelOf>
+constexpr int kOutputs = kProductRows * kHeadDim;
+
+// Sums of outputs over kParts parts of a block and, where a head has several, over its blocks.
+// `all`: [part][row][channel]; has(channel): whether it has a sum, which only the one block of a
+// head may deny; `of_head`: which of `blocks` this is.
+template <int kParts, class Has>
 __device__ __forceinline__ void MergeOutputs(float* all, uint32_t rows, uint32_t of_head,
                                              uint32_t blocks, uint64_t* mailbox, float* output,
-                                             const ChannelOf& channel_of) {
-  constexpr int kOutputs = kProductRows * kChannels;
-  const uint32_t count = rows * kChannels;
-  const auto address = [&](uint32_t i) {
-    return i / kChannels * kHeadDim + channel_of(i % kChannels);
-  };
+                                             const Has& has) {
+  const uint32_t count = rows * kHeadDim;
   for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) {
     float sum = 0;
 #pragma unroll
-    for (int k = 0; k < kWarps; ++k) sum += all[k * kOutputs + i];
-    if (blocks == 1) output[address(i)] = sum;
+    for (int k = 0; k < kParts; ++k) sum += all[k * kOutputs + i];
+    if (blocks == 1 && has(i % kHeadDim)) output[i] = sum;
     all[i] = sum;
   }
   if (blocks == 1) return;
@@ -266,47 +264,58 @@ __device__ __forceinline__ void MergeOutputs(float* all, uint32_t rows, uint32_t
     const float2 part = arrived[k * own + threadIdx.x];
     sum = {sum.x + part.x, sum.y + part.y};
   }
-  *reinterpret_cast<float2*>(output + address(2 * pair)) = sum;
+  reinterpret_cast<float2*>(output)[pair] = sum;
 }
 
 constexpr int RowPairs(bool is_one_row) { return is_one_row ? 1 : kProductRows / 2; }
 
-// A block has steps of one head; with kIsTeam of one of its quads of each lane's channels, too.
-template <int kWarps, bool kIsTeam, bool kIsOneRow>
+// Who computes a step of a head.
+enum class StepOf {
+  kWarp,       // a warp
+  kBlock,      // a thread block, each of its warps a quad of each lane's channels
+  kQuadBlocks  // kTeam thread blocks, each a quad; of every step a warp of theirs
+};
+
+template <int kWarps, StepOf kStepOf, bool kIsOneRow>
 __global__ void __launch_bounds__(32 * kWarps)
     ValueKernel(const __grid_constant__ PackKvTokens of, const __half* w, float* output,
                 uint64_t* words) {
-  constexpr int kQuads = kIsTeam ? 1 : kValueQuads;
-  constexpr int kShareChannels = packkv::kQuadChannels * kQuads;  // of a lane
-  constexpr int kChannels = packkv::kValueLanes * kShareChannels;
-  constexpr int kOutputs = kProductRows * kChannels;
+  constexpr bool kIsBlock = kStepOf == StepOf::kBlock;
+  constexpr int kReaders = kIsBlock ? 1 : kWarps;
+  constexpr int kQuads = kStepOf == StepOf::kWarp ? kValueQuads : 1;
+  constexpr int kQuadBlocks = kStepOf == StepOf::kQuadBlocks ? kTeam : 1;
   constexpr int kRowPairs = RowPairs(kIsOneRow);
-  constexpr int kTokens = kIsOneRow ? 4 : kPackTokens;  // of a lane
-  using Sums = packkv::ValueSums<kChannels, kRowPairs>;
+  constexpr int kTokens = kLaneTokens<kIsOneRow>;
+  using Sums = packkv::ValueSums<kQuads * packkv::kQuadChannels * packkv::kValueLanes, kRowPairs>;
   using Operand = packkv::ValueOperand<kRowPairs>;
+  static_assert(!kIsBlock || kWarps == kTeam, "a warp has a quad");
   extern __shared__ __align__(16) std::byte shared[];
-  __shared__ uint64_t barriers[kWarps];
-  __shared__ __align__(16) float all[kWarps * kOutputs];  // [warp][row][channel]
+  __shared__ uint64_t barriers[kReaders];
+  // [reader][row][channel], and room for what arrives from other blocks.
+  __shared__ __align__(16) float all[(kReaders + 1) * kOutputs];
   const int lane = threadIdx.x % 32;
   const int warp = static_cast<int>(Uniform(threadIdx.x / 32));
+  const int reader = kIsBlock ? 0 : warp;
+  const int quad = kIsBlock ? warp : static_cast<int>(blockIdx.x) % kQuadBlocks;
+  const bool is_leader = kIsBlock ? threadIdx.x == 0 : lane == 0;
   const uint32_t slot_bytes = SlotBytes(of.v_tile_bytes);
-  std::byte* const mine = shared + warp * (slot_bytes + sizeof(Operand));
-  auto& weights = *reinterpret_cast<Operand*>(mine + slot_bytes);
-  if (lane == 0) ptx::BarrierInit(&barriers[warp]);
+  auto& weights =
+      reinterpret_cast<Operand*>(shared + static_cast<size_t>(kReaders) * slot_bytes)[warp];
+  const auto sync = [&] { kIsBlock ? __syncthreads() : __syncwarp(); };
+  if (is_leader) ptx::BarrierInit(&barriers[reader]);
   ptx::FenceBarrierInit();
-  __syncwarp();
-  const int quad = kIsTeam ? blockIdx.x % kTeam : 0;
-  const uint32_t block = kIsTeam ? blockIdx.x / kTeam : blockIdx.x;
-  const uint32_t blocks = gridDim.x / of.kv_heads / (kIsTeam ? kTeam : 1);  // of a head
-  const uint32_t head = block / blocks;
-  Steps<true> steps(of, head, warp * blocks + block % blocks, kWarps * blocks, mine,
-                    &barriers[warp], lane == 0);
+  sync();
+  const uint32_t blocks = gridDim.x / kQuadBlocks / of.kv_heads;  // of a head
+  const uint32_t head = blockIdx.x / kQuadBlocks / blocks;
+  const uint32_t of_head = blockIdx.x / kQuadBlocks % blocks;
+  Steps<true> steps(of, head, reader * blocks + of_head, kReaders * blocks,
+                    shared + reader * slot_bytes, &barriers[reader], is_leader);
   const packkv::RoundFormat<kHeadDim, packkv::kValueLanes> format(of.v_bits, lane);
   const int g = lane / 4;
   const int t = lane % 4;
   const uint32_t row = min(t, of.rows - 1);
   const __half* const from = w + (head * of.rows + row) * static_cast<size_t>(of.tokens);
-  float* const outputs = all + warp * kOutputs;
+  float* const outputs = all + reader * kOutputs;
   Sums sums;
   sums.Clear();
   packkv::ValueUnit unit;
@@ -319,7 +328,11 @@ __global__ void __launch_bounds__(32 * kWarps)
     for (int pair = 0; pair < kRowPairs; ++pair)
       weight_of_pair[pair] = __shfl_sync(kAllLanes, unit.weight(), 2 * pair + t / 2);
     sums.ForEach(lane, [&](int r, int channel, float sum) {
-      float& to = outputs[r * kChannels + channel];
+      if (kQuads == 1) {
+        channel = channel / packkv::kQuadChannels * (kHeadDim / packkv::kValueLanes) +
+                  packkv::kQuadChannels * quad + channel % packkv::kQuadChannels;
+      }
+      float& to = outputs[r * kHeadDim + channel];
       to = fmaf(sum, weight_of_pair[r / 2], has_outputs ? to : 0.0f);
     });
     sums.Clear();
@@ -386,24 +399,22 @@ __global__ void __launch_bounds__(32 * kWarps)
       }
       sums.Add(k, codes[0], codes[1], minima[0], minima[1], weights, lane);
     }
-    __syncwarp();
+    sync();
   }
   zeros = kIsOneRow ? SumOfWarp(zeros) : SumOverG(zeros);
   take();
-  __syncwarp();
-  if (t < 2 * kRowPairs) {
-    for (int channel = g; channel < kChannels; channel += 8)
-      outputs[t * kChannels + channel] += zeros;
+  sync();
+  if (t < 2 * kRowPairs && (quad == 0 || !kIsBlock)) {
+    for (int channel = g; channel < kHeadDim; channel += 8)
+      outputs[t * kHeadDim + channel] += zeros;
   }
   __syncthreads();
-  // Of a team only the channels of a quad follow each other.
-  MergeOutputs<kWarps, kChannels>(
-      all, of.rows, block % blocks, blocks, words + static_cast<size_t>(head * blocks) * kOutputs,
-      output + head * of.rows * kHeadDim, [&](uint32_t channel) {
-        if (!kIsTeam) return channel;
-        return channel / packkv::kQuadChannels * (kHeadDim / packkv::kValueLanes) +
-               packkv::kQuadChannels * quad + channel % packkv::kQuadChannels;
-      });
+  MergeOutputs<kReaders>(all, of.rows, of_head, blocks,
+                         words + static_cast<size_t>(head * blocks) * kOutputs,
+                         output + head * of.rows * kHeadDim, [&](uint32_t channel) {
+                           return kQuadBlocks == 1 ||
+                                  static_cast<int>(channel / packkv::kQuadChannels % kTeam) == quad;
+                         });
 }
 
 // Behind another launch, whose end it waits for on the device.
@@ -428,10 +439,11 @@ cudaError_t Launch(void (*kernel)(Parameters...), uint32_t blocks, int warps, ui
 
 uint32_t StepsOf(const PackKvTokens& of) { return of.tokens / kStepTokens; }
 
-// As many blocks of a head as are resident at once, at most so that each warp has a step.
+// As many blocks of a head as are resident at once, at most so that each of a block's readers has a
+// step.
 template <class Kernel>
 uint32_t BlocksOfHead(Kernel kernel, const PackKvTokens& of, int multiprocessors, int warps,
-                      uint32_t shared_bytes) {
+                      int readers, uint32_t shared_bytes) {
   int resident = 0;
   if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            static_cast<int>(shared_bytes)) != cudaSuccess ||
@@ -439,7 +451,7 @@ uint32_t BlocksOfHead(Kernel kernel, const PackKvTokens& of, int multiprocessors
           cudaSuccess) {
     return 0;  // and the launch says why
   }
-  const uint32_t needed = (StepsOf(of) + static_cast<uint32_t>(warps) - 1) / warps;
+  const uint32_t needed = (StepsOf(of) + static_cast<uint32_t>(readers) - 1) / readers;
   return std::min(static_cast<uint32_t>(resident * multiprocessors) / of.kv_heads, needed);
 }
 
@@ -454,19 +466,22 @@ cudaError_t LaunchKeys(const PackKvTokens& of, const __half* q, __half* scores, 
   constexpr int kWarps = 8;
   const auto kernel = KeyKernel<kWarps, kIsOneRow>;
   const uint32_t bytes = kWarps * slot_bytes;
-  return Launch(kernel, BlocksOfHead(kernel, of, multiprocessors, kWarps, bytes) * of.kv_heads,
+  return Launch(kernel,
+                BlocksOfHead(kernel, of, multiprocessors, kWarps, kWarps, bytes) * of.kv_heads,
                 kWarps, bytes, stream, of, q, scores);
 }
 
-template <int kWarps, bool kIsTeam, bool kIsOneRow>
+template <int kWarps, StepOf kStepOf, bool kIsOneRow>
 cudaError_t LaunchValues(const PackKvTokens& of, const __half* w, float* output,
                          std::byte* workspace, int multiprocessors, cudaStream_t stream) {
-  const auto kernel = ValueKernel<kWarps, kIsTeam, kIsOneRow>;
+  constexpr int kReaders = kStepOf == StepOf::kBlock ? 1 : kWarps;
+  const auto kernel = ValueKernel<kWarps, kStepOf, kIsOneRow>;
   const uint32_t bytes =
-      kWarps * (SlotBytes(of.v_tile_bytes) +
-                static_cast<uint32_t>(sizeof(packkv::ValueOperand<RowPairs(kIsOneRow)>)));
-  const uint32_t blocks =
-      kIsTeam ? kTeam : BlocksOfHead(kernel, of, multiprocessors, kWarps, bytes);
+      kReaders * SlotBytes(of.v_tile_bytes) +
+      kWarps * static_cast<uint32_t>(sizeof(packkv::ValueOperand<RowPairs(kIsOneRow)>));
+  const uint32_t blocks = kStepOf == StepOf::kQuadBlocks
+                              ? kTeam
+                              : BlocksOfHead(kernel, of, multiprocessors, kWarps, kReaders, bytes);
   return Launch(kernel, blocks * of.kv_heads, kWarps, bytes, stream, of, w, output,
                 reinterpret_cast<uint64_t*>(workspace));
 }
@@ -474,10 +489,11 @@ cudaError_t LaunchValues(const PackKvTokens& of, const __half* w, float* output,
 template <bool kIsOneRow>
 cudaError_t LaunchValues(const PackKvTokens& of, const __half* w, float* output,
                          std::byte* workspace, int multiprocessors, cudaStream_t stream) {
-  const auto launch = StepsOf(of) <= 8                  ? LaunchValues<8, true, kIsOneRow>
-                      : StepsOf(of) <= 16               ? LaunchValues<16, true, kIsOneRow>
-                      : StepsOf(of) <= 64 || !kIsOneRow ? LaunchValues<4, false, kIsOneRow>
-                                                        : LaunchValues<8, false, kIsOneRow>;
+  const uint32_t steps = StepsOf(of);
+  const auto launch = steps <= 8                  ? LaunchValues<8, StepOf::kQuadBlocks, kIsOneRow>
+                      : steps <= 16               ? LaunchValues<kTeam, StepOf::kBlock, kIsOneRow>
+                      : steps <= 64 || !kIsOneRow ? LaunchValues<4, StepOf::kWarp, kIsOneRow>
+                                                  : LaunchValues<8, StepOf::kWarp, kIsOneRow>;
   return launch(of, w, output, workspace, multiprocessors, stream);
 }
 
@@ -490,7 +506,7 @@ cudaError_t LaunchKeyProducts(const PackKvTokens& of, const __half* q, __half* s
 }
 
 size_t ValueProductsWorkspaceBytes(int multiprocessors) {
-  return sizeof(uint64_t) * kProductRows * kHeadDim * static_cast<size_t>(4 * multiprocessors);
+  return sizeof(uint64_t) * kProductRows * kHeadDim * static_cast<size_t>(16 * multiprocessors);
 }
 
 cudaError_t LaunchValueProducts(const PackKvTokens& of, const __half* w, float* output,
