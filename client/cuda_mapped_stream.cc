@@ -64,10 +64,15 @@ absl::Status ToStatus(const MappedFlag& flag) {
   return absl::InternalError("flag: of unknown kind");
 }
 
+// Of a session's attend launches: what it may have beside exact tokens, as which raw ones are read.
+Codec LaunchCodec(const MappedShape& shape) {
+  return shape.codec == Codec::kPackKv ? Codec::kPackKv : Codec::kPlanes;
+}
+
 // Sessions that one attend launch can serve.
-auto LaunchKey(const LayerShape& shape, DType dtype, int query_tokens) {
-  return std::make_tuple(dtype, shape.kv_heads, shape.query_heads, shape.head_dim, shape.soft_cap,
-                         shape.sliding_window, query_tokens);
+auto LaunchKey(const LayerShape& shape, DType dtype, Codec codec, int query_tokens) {
+  return std::make_tuple(dtype, codec, shape.kv_heads, shape.query_heads, shape.head_dim,
+                         shape.soft_cap, shape.sliding_window, query_tokens);
 }
 
 }  // namespace
@@ -325,10 +330,12 @@ class CudaMappedStream::OnDevice final : public CudaMappedStream, private Mapped
     if (!status.ok()) return status;
     const absl::StatusOr<bool> capturing = IsCapturing();
     if (!capturing.ok()) return capturing.status();
-    std::map<decltype(LaunchKey(LayerShape(), DType::kBf16, 0)), std::vector<Query>> launches;
+    std::map<decltype(LaunchKey(LayerShape(), DType::kBf16, Codec::kRaw, 0)), std::vector<Query>>
+        launches;
     for (const Query& query : queries) {
       const MappedShape& shape = query.session->shape();
-      launches[LaunchKey(shape.layers[layer], shape.dtype, query.query_tokens)].push_back(query);
+      launches[LaunchKey(shape.layers[layer], shape.dtype, LaunchCodec(shape), query.query_tokens)]
+          .push_back(query);
     }
     for (const auto& launch : launches) {
       status = Launch(layer, scale, launch.second, appends, *capturing);
@@ -368,7 +375,8 @@ class CudaMappedStream::OnDevice final : public CudaMappedStream, private Mapped
     AttendLaunch attend;
     attend.shape = shape;
     attend.dtype = session_shape.dtype;
-    attend.rows_per_tile = AttendRowsPerTile(shape, queries[0].query_tokens);
+    attend.codec = LaunchCodec(session_shape);
+    attend.rows_per_tile = AttendRowsPerTile(shape, queries[0].query_tokens, attend.codec);
     const int rows = queries[0].query_tokens * shape.queries_per_kv_head();
     attend.tiles = static_cast<uint32_t>((rows + attend.rows_per_tile - 1) / attend.rows_per_tile);
     attend.cells = reinterpret_cast<const AttendCell*>(*memory);

@@ -29,6 +29,8 @@ struct MappedShape {
   DType dtype = DType::kBf16;
   Codec codec = Codec::kRaw;
   Profile profile = Profile::kCompact;
+  // Whether this process' CPU may read what is mapped.
+  bool is_host_memory = true;
 
   // DATA_LOSS: what the daemon says is no session of this contract.
   static absl::StatusOr<MappedShape> Of(const v1::Session& session);

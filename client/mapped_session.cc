@@ -82,10 +82,7 @@ absl::Status MappedSession::Map(absl::Time deadline, uint64_t have_version) {
     if (!shape.ok()) return shape.status();
     // From here on the destructor unmaps it.
     shape_ = *std::move(shape);
-    if (shape_.codec == Codec::kPackKv && !device().empty()) {
-      return absl::UnimplementedError(
-          absl::StrCat("codec: packkv, must be raw or planes to be mapped on ", device()));
-    }
+    shape_.is_host_memory = device().empty();
   }
   if (!response->has_directory()) return absl::OkStatus();
   return Adopt(response->directory(), have_version == 0 ? nullptr : base);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "gpu/attend_launch.h"
 #include "gpu/attend_lists.h"
 #include "gpu/attend_plan.h"
 #include "gpu/cuda_status.h"
@@ -175,7 +176,13 @@ absl::StatusOr<std::shared_ptr<PinnedBuffer>> SessionCells::Take(const MappedDir
     update.exact_runs = static_cast<uint32_t>(plan.exact);
     update.kv_heads = static_cast<uint32_t>(kv_heads);
     const auto& calibration = directory.layers[i].calibration;
-    if (calibration != nullptr) {
+    if (shape_.codec == Codec::kPackKv) {
+      // Its channels have no order of their own.
+      update.next.block_cost_bytes =
+          reinterpret_cast<const uint32_t*>(lists_.data() + place.block_costs);
+      std::fill_n(costs, kv_heads, PackKvBlockCostBytes(shape.head_dim));
+      update.block_cost_bytes = costs;
+    } else if (calibration != nullptr) {
       update.next.heads = reinterpret_cast<const DeviceHead*>(lists_.data() + place.heads);
       update.next.block_cost_bytes =
           reinterpret_cast<const uint32_t*>(lists_.data() + place.block_costs);

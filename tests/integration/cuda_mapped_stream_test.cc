@@ -70,6 +70,7 @@ class CudaMappedStreamTest : public ::testing::Test {
     EXPECT_TRUE(session.ok()) << session.status();
     return session.ok() ? *std::move(session) : nullptr;
   }
+  void ExpectWhatTheDaemonComputes(v1::Codec codec);
   // Runs `calls` in a capture.
   cudaGraphExec_t Capture(const std::function<void()>& calls) {
     Check(cudaStreamBeginCapture(cuda_stream_, cudaStreamCaptureModeGlobal));
@@ -199,8 +200,8 @@ TEST_F(CudaMappedStreamTest, AReadersGraphSeesWhatIsCommittedAfterRefresh) {
   cudaGraphExecDestroy(graph);
 }
 
-TEST_F(CudaMappedStreamTest, OverPlanesItComputesWhatTheDaemonComputes) {
-  const v1::Session created = daemon_->CreateSession("chat", v1::CODEC_PLANES);
+void CudaMappedStreamTest::ExpectWhatTheDaemonComputes(v1::Codec codec) {
+  const v1::Session created = daemon_->CreateSession("chat", codec);
   const auto lease = OpenLease();
   const auto session = Open(lease, created.id(), MapAccess::kWrite, 1024);
   ASSERT_TRUE(stream_->Refresh(session.get()).ok());
@@ -227,6 +228,14 @@ TEST_F(CudaMappedStreamTest, OverPlanesItComputesWhatTheDaemonComputes) {
   }
   EXPECT_GT(daemon_->GetSession(created.id()).layer_states(0).sealed_end(), 1500u);
   cudaGraphExecDestroy(graph);
+}
+
+TEST_F(CudaMappedStreamTest, OverPlanesItComputesWhatTheDaemonComputes) {
+  ExpectWhatTheDaemonComputes(v1::CODEC_PLANES);
+}
+
+TEST_F(CudaMappedStreamTest, OverPackKvItComputesWhatTheDaemonComputes) {
+  ExpectWhatTheDaemonComputes(v1::CODEC_PACKKV);
 }
 
 TEST_F(CudaMappedStreamTest, TokensDroppedBeforeACommitCostNoCall) {
