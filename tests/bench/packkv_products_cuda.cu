@@ -221,25 +221,24 @@ __global__ void __launch_bounds__(32 * kWarps)
 constexpr int kOutputs = kProductRows * kHeadDim;
 
 // Sums of outputs over kParts parts of a block and, where a head has several, over its blocks.
-// `all`: [part][row][channel]; has(channel): whether it has a sum, which only the one block of a
-// head may deny; `of_head`: which of `blocks` this is.
-template <int kParts, class Has>
-__device__ __forceinline__ void MergeOutputs(float* all, uint32_t rows, uint32_t of_head,
-                                             uint32_t blocks, uint64_t* mailbox, float* output,
-                                             const Has& has) {
-  const uint32_t count = rows * kHeadDim;
-  for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) {
+// `all`: [part][row][channel]; `of_head`: which of `blocks` this is. The one block of a head may
+// have some channels alone: of `channels` of them, channel_of(i) is the i-th.
+template <int kParts, class ChannelOf>
+__device__ __forceinline__ void MergeOutputs(float* all, uint32_t rows, uint32_t channels,
+                                             const ChannelOf& channel_of, uint32_t of_head,
+                                             uint32_t blocks, uint64_t* mailbox, float* output) {
+  for (uint32_t i = threadIdx.x; i < rows * channels; i += blockDim.x) {
+    const uint32_t at = i / channels * kHeadDim + channel_of(i % channels);
     float sum = 0;
 #pragma unroll
-    for (int k = 0; k < kParts; ++k) sum += all[k * kOutputs + i];
-    if (blocks == 1 && has(i % kHeadDim)) output[i] = sum;
-    all[i] = sum;
+    for (int k = 0; k < kParts; ++k) sum += all[k * kOutputs + at];
+    (blocks == 1 ? output : all)[at] = sum;
   }
   if (blocks == 1) return;
   __syncthreads();
   // Words say themselves that they have arrived (gpu/attend_parts.cuh): pairs of outputs of every
   // block go to the block that adds them up. All blocks are resident.
-  const uint32_t pairs = count / 2;
+  const uint32_t pairs = rows * kHeadDim / 2;
   const uint32_t own = (pairs + blocks - 1) / blocks;
   for (uint32_t i = threadIdx.x; i < pairs; i += blockDim.x)
     TwoWords::Send(mailbox + of_head * kOutputs + 2 * i, all[2 * i], all[2 * i + 1]);
@@ -268,6 +267,12 @@ __device__ __forceinline__ void MergeOutputs(float* all, uint32_t rows, uint32_t
 }
 
 constexpr int RowPairs(bool is_one_row) { return is_one_row ? 1 : kProductRows / 2; }
+
+// Of the channels in quad `quad` of each lane's, which one is the i-th.
+__device__ __forceinline__ uint32_t ChannelOfQuad(uint32_t i, uint32_t quad) {
+  return i / packkv::kQuadChannels * (kHeadDim / packkv::kValueLanes) +
+         packkv::kQuadChannels * quad + i % packkv::kQuadChannels;
+}
 
 // Who computes a step of a head.
 enum class StepOf {
@@ -328,10 +333,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     for (int pair = 0; pair < kRowPairs; ++pair)
       weight_of_pair[pair] = __shfl_sync(kAllLanes, unit.weight(), 2 * pair + t / 2);
     sums.ForEach(lane, [&](int r, int channel, float sum) {
-      if (kQuads == 1) {
-        channel = channel / packkv::kQuadChannels * (kHeadDim / packkv::kValueLanes) +
-                  packkv::kQuadChannels * quad + channel % packkv::kQuadChannels;
-      }
+      if (kQuads == 1) channel = static_cast<int>(ChannelOfQuad(channel, quad));
       float& to = outputs[r * kHeadDim + channel];
       to = fmaf(sum, weight_of_pair[r / 2], has_outputs ? to : 0.0f);
     });
@@ -409,12 +411,10 @@ __global__ void __launch_bounds__(32 * kWarps)
       outputs[t * kHeadDim + channel] += zeros;
   }
   __syncthreads();
-  MergeOutputs<kReaders>(all, of.rows, of_head, blocks,
-                         words + static_cast<size_t>(head * blocks) * kOutputs,
-                         output + head * of.rows * kHeadDim, [&](uint32_t channel) {
-                           return kQuadBlocks == 1 ||
-                                  static_cast<int>(channel / packkv::kQuadChannels % kTeam) == quad;
-                         });
+  MergeOutputs<kReaders>(
+      all, of.rows, kHeadDim / kQuadBlocks,
+      [&](uint32_t i) { return kQuadBlocks == 1 ? i : ChannelOfQuad(i, quad); }, of_head, blocks,
+      words + static_cast<size_t>(head * blocks) * kOutputs, output + head * of.rows * kHeadDim);
 }
 
 // Behind another launch, whose end it waits for on the device.
