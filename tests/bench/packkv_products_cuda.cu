@@ -218,27 +218,29 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
-constexpr int kOutputs = kProductRows * kHeadDim;
-
 // Sums of outputs over kParts parts of a block and, where a head has several, over its blocks.
-// `all`: [part][row][channel]; `of_head`: which of `blocks` this is. The one block of a head may
-// have some channels alone: of `channels` of them, channel_of(i) is the i-th.
-template <int kParts, class ChannelOf>
-__device__ __forceinline__ void MergeOutputs(float* all, uint32_t rows, uint32_t channels,
-                                             const ChannelOf& channel_of, uint32_t of_head,
-                                             uint32_t blocks, uint64_t* mailbox, float* output) {
-  for (uint32_t i = threadIdx.x; i < rows * channels; i += blockDim.x) {
-    const uint32_t at = i / channels * kHeadDim + channel_of(i % channels);
+// `all`: [part][row][kChannels], of the head's channels channel_of(0), ..., where pairs follow each
+// other, too; `of_head`: which of `blocks` this is.
+template <int kParts, int kChannels, class ChannelOf>
+__device__ __forceinline__ void MergeOutputs(float* all, uint32_t rows, const ChannelOf& channel_of,
+                                             uint32_t of_head, uint32_t blocks, uint64_t* mailbox,
+                                             float* output) {
+  constexpr int kOutputs = kProductRows * kChannels;
+  const auto output_at = [&](uint32_t i) {
+    return output + i / kChannels * kHeadDim + channel_of(i % kChannels);
+  };
+  for (uint32_t i = threadIdx.x; i < rows * kChannels; i += blockDim.x) {
     float sum = 0;
 #pragma unroll
-    for (int k = 0; k < kParts; ++k) sum += all[k * kOutputs + at];
-    (blocks == 1 ? output : all)[at] = sum;
+    for (int k = 0; k < kParts; ++k) sum += all[k * kOutputs + i];
+    if (blocks == 1) *output_at(i) = sum;
+    all[i] = sum;
   }
   if (blocks == 1) return;
   __syncthreads();
   // Words say themselves that they have arrived (gpu/attend_parts.cuh): pairs of outputs of every
   // block go to the block that adds them up. All blocks are resident.
-  const uint32_t pairs = rows * kHeadDim / 2;
+  const uint32_t pairs = rows * kChannels / 2;
   const uint32_t own = (pairs + blocks - 1) / blocks;
   for (uint32_t i = threadIdx.x; i < pairs; i += blockDim.x)
     TwoWords::Send(mailbox + of_head * kOutputs + 2 * i, all[2 * i], all[2 * i + 1]);
@@ -263,12 +265,13 @@ __device__ __forceinline__ void MergeOutputs(float* all, uint32_t rows, uint32_t
     const float2 part = arrived[k * own + threadIdx.x];
     sum = {sum.x + part.x, sum.y + part.y};
   }
-  reinterpret_cast<float2*>(output)[pair] = sum;
+  *reinterpret_cast<float2*>(output_at(2 * pair)) = sum;
 }
 
 constexpr int RowPairs(bool is_one_row) { return is_one_row ? 1 : kProductRows / 2; }
 
-// Of the channels in quad `quad` of each lane's, which one is the i-th.
+constexpr uint32_t kQuadOutputs = packkv::kValueLanes * packkv::kQuadChannels;
+// Of the kQuadOutputs channels in quad `quad` of each lane's, which one is the i-th.
 __device__ __forceinline__ uint32_t ChannelOfQuad(uint32_t i, uint32_t quad) {
   return i / packkv::kQuadChannels * (kHeadDim / packkv::kValueLanes) +
          packkv::kQuadChannels * quad + i % packkv::kQuadChannels;
@@ -289,9 +292,11 @@ __global__ void __launch_bounds__(32 * kWarps)
   constexpr int kReaders = kIsBlock ? 1 : kWarps;
   constexpr int kQuads = kStepOf == StepOf::kWarp ? kValueQuads : 1;
   constexpr int kQuadBlocks = kStepOf == StepOf::kQuadBlocks ? kTeam : 1;
+  constexpr int kChannels = kHeadDim / kQuadBlocks;  // of a block
+  constexpr int kOutputs = kProductRows * kChannels;
   constexpr int kRowPairs = RowPairs(kIsOneRow);
   constexpr int kTokens = kLaneTokens<kIsOneRow>;
-  using Sums = packkv::ValueSums<kQuads * packkv::kQuadChannels * packkv::kValueLanes, kRowPairs>;
+  using Sums = packkv::ValueSums<kQuads * kQuadOutputs, kRowPairs>;
   using Operand = packkv::ValueOperand<kRowPairs>;
   static_assert(!kIsBlock || kWarps == kTeam, "a warp has a quad");
   extern __shared__ __align__(16) std::byte shared[];
@@ -320,7 +325,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int t = lane % 4;
   const uint32_t row = min(t, of.rows - 1);
   const __half* const from = w + (head * of.rows + row) * static_cast<size_t>(of.tokens);
-  float* const outputs = all + reader * kOutputs;
+  float* const outputs = all + reader * kOutputs + (kIsBlock ? kQuadOutputs * quad : 0);
   Sums sums;
   sums.Clear();
   packkv::ValueUnit unit;
@@ -333,8 +338,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     for (int pair = 0; pair < kRowPairs; ++pair)
       weight_of_pair[pair] = __shfl_sync(kAllLanes, unit.weight(), 2 * pair + t / 2);
     sums.ForEach(lane, [&](int r, int channel, float sum) {
-      if (kQuads == 1) channel = static_cast<int>(ChannelOfQuad(channel, quad));
-      float& to = outputs[r * kHeadDim + channel];
+      float& to = outputs[r * kChannels + channel];
       to = fmaf(sum, weight_of_pair[r / 2], has_outputs ? to : 0.0f);
     });
     sums.Clear();
@@ -406,15 +410,18 @@ __global__ void __launch_bounds__(32 * kWarps)
   zeros = kIsOneRow ? SumOfWarp(zeros) : SumOverG(zeros);
   take();
   sync();
-  if (t < 2 * kRowPairs && (quad == 0 || !kIsBlock)) {
-    for (int channel = g; channel < kHeadDim; channel += 8)
-      outputs[t * kHeadDim + channel] += zeros;
+  if (t < 2 * kRowPairs) {
+    for (int i = g; i < static_cast<int>(kQuads * kQuadOutputs); i += 8)
+      outputs[t * kChannels + i] += zeros;
   }
   __syncthreads();
-  MergeOutputs<kReaders>(
-      all, of.rows, kHeadDim / kQuadBlocks,
-      [&](uint32_t i) { return kQuadBlocks == 1 ? i : ChannelOfQuad(i, quad); }, of_head, blocks,
-      words + static_cast<size_t>(head * blocks) * kOutputs, output + head * of.rows * kHeadDim);
+  const auto channel_of = [&](uint32_t i) {
+    if (kStepOf == StepOf::kWarp) return i;
+    return kIsBlock ? ChannelOfQuad(i % kQuadOutputs, i / kQuadOutputs) : ChannelOfQuad(i, quad);
+  };
+  MergeOutputs<kReaders, kChannels>(all, of.rows, channel_of, of_head, blocks,
+                                    words + static_cast<size_t>(head * blocks) * kOutputs,
+                                    output + head * of.rows * kHeadDim);
 }
 
 // Behind another launch, whose end it waits for on the device.
