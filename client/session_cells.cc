@@ -86,7 +86,7 @@ absl::StatusOr<SessionCells::Plan> SessionCells::PlanOf(const MappedDirectory& d
   plan.runs = from.RunsWith(room);
   const ListSizes all = ListSizesOf(plan.runs);
   const ListSizes committed = ListSizesOf(from.RunsWith(0));
-  plan.planes = all.planes;
+  plan.coded = all.coded;
   plan.exact = all.exact;
   plan.next.room = static_cast<uint32_t>(room);
   plan.next.position = static_cast<uint32_t>(directory.token_count);
@@ -102,8 +102,7 @@ absl::StatusOr<SessionCells::Plan> SessionCells::PlanOf(const MappedDirectory& d
 absl::Status SessionCells::Grow(const std::vector<Plan>& plans) {
   bool fits = true;
   for (size_t i = 0; i < plans.size(); ++i) {
-    fits =
-        fits && plans[i].planes <= places_[i].planes_max && plans[i].exact <= places_[i].exact_max;
+    fits = fits && plans[i].coded <= places_[i].coded_max && plans[i].exact <= places_[i].exact_max;
   }
   if (fits) return absl::OkStatus();
   Pieces pieces;
@@ -111,9 +110,9 @@ absl::Status SessionCells::Grow(const std::vector<Plan>& plans) {
   for (size_t i = 0; i < plans.size(); ++i) {
     const size_t kv_heads = static_cast<size_t>(shape_.layers[i].kv_heads);
     Place& place = places[i];
-    place.planes_max = 2 * std::max<size_t>(plans[i].planes, 16);
+    place.coded_max = 2 * std::max<size_t>(plans[i].coded, 16);
     place.exact_max = 2 * std::max<size_t>(plans[i].exact, 8);
-    place.planes = pieces.Take(place.planes_max * sizeof(PlanesRun));
+    place.coded = pieces.Take(place.coded_max * sizeof(CodedRun));
     place.exact = pieces.Take(place.exact_max * sizeof(ExactRun));
     place.heads = pieces.Take(kv_heads * sizeof(DeviceHead));
     place.block_costs = pieces.Take(kv_heads * sizeof(uint32_t));
@@ -136,7 +135,7 @@ absl::StatusOr<std::shared_ptr<PinnedBuffer>> SessionCells::Take(const MappedDir
     absl::StatusOr<Plan> plan = PlanOf(directory, i);
     if (!plan.ok()) return plan.status();
     const size_t kv_heads = static_cast<size_t>(shape_.layers[i].kv_heads);
-    size.Take(plan->planes * sizeof(PlanesRun));
+    size.Take(plan->coded * sizeof(CodedRun));
     size.Take(plan->exact * sizeof(ExactRun));
     size.Take(kv_heads * sizeof(DeviceHead));
     size.Take(kv_heads * sizeof(uint32_t));
@@ -156,22 +155,22 @@ absl::StatusOr<std::shared_ptr<PinnedBuffer>> SessionCells::Take(const MappedDir
     const size_t kv_heads = static_cast<size_t>(shape.kv_heads);
     const Plan& plan = plans[i];
     Place& place = places_[i];
-    auto* const planes = reinterpret_cast<PlanesRun*>(piece(plan.planes * sizeof(PlanesRun)));
+    auto* const coded = reinterpret_cast<CodedRun*>(piece(plan.coded * sizeof(CodedRun)));
     auto* const exact = reinterpret_cast<ExactRun*>(piece(plan.exact * sizeof(ExactRun)));
     auto* const heads = reinterpret_cast<DeviceHead*>(piece(kv_heads * sizeof(DeviceHead)));
     auto* const costs = reinterpret_cast<uint32_t*>(piece(kv_heads * sizeof(uint32_t)));
     AttendCell sizes = {};
-    FillLists(shape, shape_.dtype, plan.runs, directory.layers[i].first_position, planes, exact,
+    FillLists(shape, shape_.dtype, plan.runs, directory.layers[i].first_position, coded, exact,
               &sizes);
     MappedUpdate update;
     update.layer = layers() + i;
     update.next = plan.next;
-    update.next.planes = reinterpret_cast<const PlanesRun*>(lists_.data() + place.planes);
+    update.next.coded = reinterpret_cast<const CodedRun*>(lists_.data() + place.coded);
     update.next.exact = reinterpret_cast<ExactRun*>(lists_.data() + place.exact);
-    update.next.planes_runs = sizes.planes_runs;
-    update.next.planes_units = sizes.planes_units;
+    update.next.coded_runs = sizes.coded_runs;
+    update.next.coded_units = sizes.coded_units;
     update.keeps_written = goes_on;
-    update.planes = planes;
+    update.coded = coded;
     update.exact = exact;
     update.exact_runs = static_cast<uint32_t>(plan.exact);
     update.kv_heads = static_cast<uint32_t>(kv_heads);

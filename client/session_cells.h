@@ -45,11 +45,11 @@ class SessionCells {
 
   // Where the lists of a layer lie in lists_, and how long they may get.
   struct Place {
-    size_t planes = 0;
+    size_t coded = 0;
     size_t exact = 0;
     size_t heads = 0;
     size_t block_costs = 0;
-    size_t planes_max = 0;
+    size_t coded_max = 0;
     size_t exact_max = 0;
     // What was sent there last.
     std::shared_ptr<const LayerCalibration> calibration;
@@ -58,7 +58,7 @@ class SessionCells {
   // What a directory's layer comes to.
   struct Plan {
     std::vector<TokenRun> runs;  // the room as if it was full
-    size_t planes = 0;
+    size_t coded = 0;
     size_t exact = 0;
     MappedLayer next;
   };

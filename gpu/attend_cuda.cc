@@ -157,13 +157,13 @@ struct Directory {
     for (size_t i = 0; i < items.size(); ++i) {
       const AttendItem& item = *items[i];
       const ListSizes counts = ListSizesOf(item.runs);
-      const auto planes = input.Take<PlanesRun>(counts.planes);
+      const auto coded = input.Take<CodedRun>(counts.coded);
       const auto exact = input.Take<ExactRun>(counts.exact);
       const auto q = TakeQueries(item, input);
       const auto [values, log_sum_exp] = places.Next(item);
       results.emplace_back(values.host, log_sum_exp.host);
       TwinMemory::Piece<DeviceHead> table{nullptr, nullptr};
-      if (counts.planes > 0 && batch.codec == Codec::kPlanes) {
+      if (counts.coded > 0 && batch.codec == Codec::kPlanes) {
         const auto [known, fresh] = heads.try_emplace(item.calibration, table);
         if (fresh) {
           known->second = input.Take<DeviceHead>(kv_heads);
@@ -176,9 +176,9 @@ struct Directory {
 
       AttendCell& cell = cells.host[i];
       cell = {};
-      FillLists(item.shape, item.dtype, item.runs, item.first_position, planes.host, exact.host,
+      FillLists(item.shape, item.dtype, item.runs, item.first_position, coded.host, exact.host,
                 &cell);
-      cell.planes = planes.device;
+      cell.coded = coded.device;
       cell.exact = exact.device;
       cell.heads = table.device;
       cell.q = q.device;

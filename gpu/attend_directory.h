@@ -23,9 +23,9 @@ inline constexpr int kExactChunkTokens = 16;
 // Warps read `planes` and `packkv` segments in steps of so many blocks.
 inline constexpr int kStepBlocks = 2;
 
-// Consecutive tokens of a `planes` segment, read by whole blocks; of a `packkv` segment in the
-// cells of a launch of that codec.
-struct alignas(16) PlanesRun {
+// Consecutive tokens of a sealed segment that is not raw, read by whole blocks: all of a launch are
+// of one codec, `planes` or `packkv`.
+struct alignas(16) CodedRun {
   const std::byte* segment;
   uint32_t position;    // of the segment's token 0
   uint32_t unit_begin;  // steps of all earlier runs of the list
@@ -37,7 +37,7 @@ struct alignas(16) PlanesRun {
 
 // Steps that read tokens first .. first + count - 1 of a segment; the first begins with the block
 // of `first`, the last may be short of blocks.
-KVDEPOT_HOST_DEVICE constexpr uint32_t PlanesSteps(uint32_t first, uint32_t count) {
+KVDEPOT_HOST_DEVICE constexpr uint32_t CodedSteps(uint32_t first, uint32_t count) {
   const uint32_t blocks = (first + count - 1) / kBlockTokens - first / kBlockTokens + 1;
   return (blocks + kStepBlocks - 1) / kStepBlocks;
 }
@@ -56,14 +56,14 @@ struct alignas(16) ExactRun {
 
 // One session: its tokens of the layer and its queries. All pointers are device memory.
 struct alignas(128) AttendCell {
-  const PlanesRun* planes;
+  const CodedRun* coded;
   const ExactRun* exact;
   const DeviceHead* heads;  // [kv_heads]; null without runs of `planes`
   const std::byte* q;       // [query token][query_head][channel] in the session's dtype
-  uint32_t planes_runs;
+  uint32_t coded_runs;
   uint32_t exact_runs;
-  uint32_t planes_units;  // steps of all planes runs
-  uint32_t exact_units;   // chunks of all exact runs
+  uint32_t coded_units;  // steps of all coded runs
+  uint32_t exact_units;  // chunks of all exact runs
   uint32_t query_position;
   uint32_t query_tokens;
   // On q.k; to base 2 unless there is a soft-cap.

@@ -35,8 +35,8 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
                                             int lane) {
   constexpr int kRows = 4 * kTiles;
   const AttendCell& cell = *view.cell;
-  const uint32_t planes_units = cell.planes_units;
-  if (begin < planes_units) {
+  const uint32_t coded_units = cell.coded_units;
+  if (begin < coded_units) {
     // Before the records, which they would have to wait for.
     QueryLoad<kHeadDim, kRows> queries;
     queries.Begin(view, p.dtype, lane);
@@ -50,19 +50,19 @@ __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const Row
     };
     if constexpr (kCodec == Codec::kPlanes) {
       planes::AttendRange<kHeadDim, kTiles>(cell, view.kv_head, p.header_bytes, begin,
-                                            min(end, planes_units), p.soft_cap, memory, ring, state,
+                                            min(end, coded_units), p.soft_cap, memory, ring, state,
                                             lane, prepare);
     } else {
       packkv::AttendRange<kHeadDim>(cell, view.kv_head, p.kv_heads.divisor, p.header_bytes, begin,
-                                    min(end, planes_units), p.soft_cap, memory, ring, state, lane,
+                                    min(end, coded_units), p.soft_cap, memory, ring, state, lane,
                                     prepare);
     }
   } else {
     state.Clear(kRows, lane);
   }
-  if (end > planes_units) {
+  if (end > coded_units) {
     raw::AttendRange<kHeadDim, kRows>(
-        view, p.dtype, max(begin, planes_units) - planes_units, end - planes_units,
+        view, p.dtype, max(begin, coded_units) - coded_units, end - coded_units,
         RowLimits::Of(view, kRows, p.sliding_window), p.soft_cap, memory, ring, state, lane);
   }
   __syncwarp();
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(32 * kWarpsMax, kBlocksPerMultiprocessor<kCode
   for (uint32_t row = begin.row; row < row_end; ++row) {
     if (begin == end) break;
     const RowView view = p.View(row, kRows);
-    const uint32_t units = view.cell->planes_units + view.cell->exact_units;
+    const uint32_t units = view.cell->coded_units + view.cell->exact_units;
     const uint32_t unit_begin = row == begin.row ? begin.unit : 0;
     const uint32_t unit_end = row == end.row ? end.unit : units;
     const RowState<kHeadDim> state{mine.state};

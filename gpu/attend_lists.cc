@@ -69,7 +69,7 @@ ListSizes ListSizesOf(absl::Span<const TokenRun> runs) {
   for (const TokenRun& run : runs) {
     if (run.count == 0) continue;
     if (IsCoded(run)) {
-      ++sizes.planes;
+      ++sizes.coded;
     } else {
       sizes.exact +=
           run.form == TokenRun::Form::kExact ? 1 : static_cast<size_t>(BlocksTouched(run));
@@ -79,25 +79,25 @@ ListSizes ListSizesOf(absl::Span<const TokenRun> runs) {
 }
 
 void FillLists(const LayerShape& shape, DType dtype, absl::Span<const TokenRun> runs,
-               uint64_t first_position, PlanesRun* planes, ExactRun* exact, AttendCell* cell) {
+               uint64_t first_position, CodedRun* coded, ExactRun* exact, AttendCell* cell) {
   const size_t header_bytes = SegmentHeaderBytes(shape.kv_heads);
   ExactList exact_list(exact, static_cast<size_t>(shape.head_dim) * DTypeBytes(dtype));
   uint32_t position = static_cast<uint32_t>(first_position);
-  cell->planes_runs = 0;
-  cell->planes_units = 0;
+  cell->coded_runs = 0;
+  cell->coded_units = 0;
   for (const TokenRun& run : runs) {
     if (run.count == 0) continue;
     if (IsCoded(run)) {
-      PlanesRun& entry = planes[cell->planes_runs++];
+      CodedRun& entry = coded[cell->coded_runs++];
       entry = {};
       entry.segment = run.data;
       entry.position = position - static_cast<uint32_t>(run.first);
-      entry.unit_begin = cell->planes_units;
+      entry.unit_begin = cell->coded_units;
       entry.first = static_cast<uint16_t>(run.first);
       entry.count = static_cast<uint16_t>(run.count);
       entry.first_block = static_cast<uint16_t>(run.first / kBlockTokens);
       entry.blocks = static_cast<uint16_t>(run.capacity / kBlockTokens);
-      cell->planes_units += PlanesSteps(entry.first, entry.count);
+      cell->coded_units += CodedSteps(entry.first, entry.count);
     } else if (run.form == TokenRun::Form::kExact) {
       exact_list.AddExtent(run, position);
     } else {

@@ -13,18 +13,18 @@
 namespace kvdepot {
 
 struct ListSizes {
-  size_t planes = 0;
+  size_t coded = 0;
   size_t exact = 0;
 };
 
 // Entries that `runs` take in each list.
 ListSizes ListSizesOf(absl::Span<const TokenRun> runs);
 
-// Writes the lists of `runs`, the first of which begins at `first_position`, to `planes` and
+// Writes the lists of `runs`, the first of which begins at `first_position`, to `coded` and
 // `exact`, which have room for ListSizesOf; and how many entries and units they have to `cell`, as
 // nothing else of it.
 void FillLists(const LayerShape& shape, DType dtype, absl::Span<const TokenRun> runs,
-               uint64_t first_position, PlanesRun* planes, ExactRun* exact, AttendCell* cell);
+               uint64_t first_position, CodedRun* coded, ExactRun* exact, AttendCell* cell);
 
 }  // namespace kvdepot
 

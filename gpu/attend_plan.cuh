@@ -16,7 +16,7 @@ inline constexpr uint32_t kNoRow = 0xFFFFFFFFu;
 inline constexpr float kWideRowShares = 8.0f;
 
 // Runs of a list in a line of the device's cache.
-inline constexpr uint32_t kRunsOfLine = 128 / sizeof(PlanesRun);
+inline constexpr uint32_t kRunsOfLine = 128 / sizeof(CodedRun);
 
 // Every row of the launch, in shared memory. One number each: more would cost large batches a warp.
 // What else the plan wants of a row is read again.
@@ -73,8 +73,8 @@ __device__ __forceinline__ uint32_t FillPlanRows(const AttendParameters& p, cons
     const uint32_t head = p.Head(row);
     const AttendCell& cell = p.cells[p.kv_heads.Of(head)];
     // A part of the list of runs each, for all of them.
-    if (kRunsOfLine * blockIdx.x < cell.planes_runs)
-      ptx::PrefetchL2(cell.planes + kRunsOfLine * blockIdx.x);
+    if (kRunsOfLine * blockIdx.x < cell.coded_runs)
+      ptx::PrefetchL2(cell.coded + kRunsOfLine * blockIdx.x);
     const RowCosts costs = CostsOfRow<kHeadDim>(p, row);
     rows.begin[row] = sum;
     sum += costs.total();

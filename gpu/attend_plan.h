@@ -1,6 +1,6 @@
 // Who reads what: the work of an attend launch, cut into equal ranges for its warps.
 //
-// A row (attend_launch.h) has units: the steps of its `planes` runs, then the chunks of its exact
+// A row (attend_launch.h) has units: the steps of its `coded` runs, then the chunks of its exact
 // runs. A unit's cost stands for its bytes and its work; a row begins with a cost of its own, which
 // no unit has, and so do its exact units. Rows lie one after the other on a line of costs; warp w
 // of n takes what lies between w / n and (w + 1) / n of it, rounded to whole units. A warp may get
@@ -11,9 +11,9 @@
 #include <cstdint>
 
 #include "gpu/attend_directory.h"
+#include "gpu/planes/format.h"
 #include "gpu/device_head.h"
 #include "gpu/host_device.h"
-#include "gpu/planes/format.h"
 
 namespace kvdepot {
 
@@ -34,29 +34,29 @@ inline constexpr uint32_t kExactWorkBytes = 45 * 1024;
 inline constexpr uint32_t kExactCost = kExactWorkBytes / kCostBytes;
 
 struct RowCosts {
-  uint32_t planes_units = 0;
+  uint32_t coded_units = 0;
   uint32_t exact_units = 0;
-  uint32_t planes_cost = 0;  // of one unit
+  uint32_t coded_cost = 0;  // of one unit
   uint32_t exact_cost = 0;
 
-  KVDEPOT_HOST_DEVICE uint32_t units() const { return planes_units + exact_units; }
+  KVDEPOT_HOST_DEVICE uint32_t units() const { return coded_units + exact_units; }
   KVDEPOT_HOST_DEVICE uint32_t total() const {
-    return kRowCost + planes_units * planes_cost +
+    return kRowCost + coded_units * coded_cost +
            (exact_units > 0 ? kExactCost + exact_units * exact_cost : 0);
   }
   KVDEPOT_HOST_DEVICE uint32_t largest_unit() const {
-    const uint32_t planes = planes_units > 0 ? planes_cost : 0;
+    const uint32_t coded = coded_units > 0 ? coded_cost : 0;
     const uint32_t exact = exact_units > 0 ? exact_cost : 0;
-    return planes > exact ? planes : exact;
+    return coded > exact ? coded : exact;
   }
   // The unit boundary nearest to `offset` on the row's part of the line, 0 .. units().
   KVDEPOT_HOST_DEVICE uint32_t NearestUnit(uint32_t offset) const {
     if (offset <= kRowCost) return 0;
     offset -= kRowCost;
-    const uint32_t planes = planes_units * planes_cost;
-    if (offset < planes) return (offset + planes_cost / 2) / planes_cost;
-    if (exact_units == 0 || offset <= planes + kExactCost) return planes_units;
-    return planes_units + (offset - planes - kExactCost + exact_cost / 2) / exact_cost;
+    const uint32_t coded = coded_units * coded_cost;
+    if (offset < coded) return (offset + coded_cost / 2) / coded_cost;
+    if (exact_units == 0 || offset <= coded + kExactCost) return coded_units;
+    return coded_units + (offset - coded - kExactCost + exact_cost / 2) / exact_cost;
   }
 };
 
@@ -77,9 +77,9 @@ inline uint32_t BlockCostBytes(const DeviceHead& head) {
 KVDEPOT_HOST_DEVICE inline RowCosts CostsOf(const AttendCell& cell, uint32_t block_cost_bytes,
                                             uint32_t exact_token_bytes) {
   RowCosts costs;
-  costs.planes_units = cell.planes_units;
+  costs.coded_units = cell.coded_units;
   costs.exact_units = cell.exact_units;
-  costs.planes_cost = kStepBlocks * block_cost_bytes / kCostBytes;
+  costs.coded_cost = kStepBlocks * block_cost_bytes / kCostBytes;
   costs.exact_cost = ExactCost(exact_token_bytes);
   return costs;
 }

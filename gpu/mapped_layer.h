@@ -34,12 +34,12 @@ struct alignas(32) MappedFlag {
 
 // One layer of one session by one directory, and what was written since.
 struct alignas(128) MappedLayer {
-  const PlanesRun* planes = nullptr;
+  const CodedRun* coded = nullptr;
   ExactRun* exact = nullptr;
   const DeviceHead* heads = nullptr;           // [kv_heads]; null without `planes` runs
   const uint32_t* block_cost_bytes = nullptr;  // [kv_heads], as AttendLaunch
-  uint32_t planes_runs = 0;
-  uint32_t planes_units = 0;
+  uint32_t coded_runs = 0;
+  uint32_t coded_units = 0;
   uint32_t first_open = 0;   // in `exact`; all runs before are full
   uint32_t open_tokens = 0;  // that the directory has in it
   uint32_t open_slots = 0;   // that are free in it by the directory
@@ -75,7 +75,7 @@ struct MappedUpdate {
   MappedLayer next;
   MappedLayer* layer = nullptr;
   // What goes there, null: stays as it is. Lists count every open run as full.
-  const PlanesRun* planes = nullptr;
+  const CodedRun* coded = nullptr;
   const ExactRun* exact = nullptr;
   const DeviceHead* heads = nullptr;
   const uint32_t* block_cost_bytes = nullptr;

@@ -137,16 +137,16 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t written = layer.written + (accepted ? words.tokens : 0);
   if (threadIdx.x == kThreads - 1) {
     AttendCell cell = {};
-    cell.planes = layer.planes;
+    cell.coded = layer.coded;
     cell.exact = layer.exact;
     cell.q = query.q;
     cell.output = query.output;
     cell.log_sum_exp = query.log_sum_exp;
     cell.scale = batch.scale;
     if (!refused) {
-      cell.heads = layer.planes_runs > 0 ? layer.heads : nullptr;
-      cell.planes_runs = layer.planes_runs;
-      cell.planes_units = layer.planes_units;
+      cell.heads = layer.coded_runs > 0 ? layer.heads : nullptr;
+      cell.coded_runs = layer.coded_runs;
+      cell.coded_units = layer.coded_units;
       ListExact(layer, written, &cell);
       const uint32_t end = layer.position + written;
       cell.query_tokens = batch.query_tokens;
@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(kThreads) UpdateKernel(const MappedUpdate* upd
   const MappedLayer old = *update.layer;
   const uint32_t end = old.position + old.written;
   next.written = update.keeps_written && end > next.position ? end - next.position : 0;
-  Copy(update.planes, next.planes, next.planes_runs);
+  Copy(update.coded, next.coded, next.coded_runs);
   Copy(update.exact, next.exact, update.exact_runs);
   Copy(update.heads, next.heads, update.kv_heads);
   Copy(update.block_cost_bytes, next.block_cost_bytes, update.kv_heads);

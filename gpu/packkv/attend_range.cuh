@@ -195,7 +195,7 @@ class RangeAttention {
   // `order`: of the lane's places.
   __device__ __forceinline__ void Mask(const StepWalk& walk, const uint8_t* order,
                                        LaneTokens& y) const {
-    const PlanesRun& run = walk.run();
+    const CodedRun& run = walk.run();
     const uint32_t first = run.first;
     // Of a block that is not there no token is.
     const uint32_t end = lane_ < 16 || walk.has_second() ? first + run.count : 0;
@@ -317,7 +317,7 @@ __device__ __forceinline__ void AttendRange(const AttendCell& cell, uint32_t kv_
     const std::byte* const body = walk.body;
     const uint32_t k_bits = walk.header().k_bits;
     const uint32_t v_bits = walk.header().v_bits;
-    const PlanesRun run = walk.run();
+    const CodedRun run = walk.run();
     // Steps that all rows see as a whole begin at these tokens.
     const int clear_begin =
         max(static_cast<int>(run.first), static_cast<int>(limits.begin_all - run.position));

@@ -36,8 +36,8 @@ class StepWalk {
                       uint32_t unit_end, int lane)
       : header_bytes_(header_bytes),
         steps_left_(unit_end - unit_begin),
-        run_(cell.planes +
-             RunAt(cell.planes, cell.planes_runs, unit_begin, unit_begin / kRunSteps, lane)) {
+        run_(cell.coded +
+             RunAt(cell.coded, cell.coded_runs, unit_begin, unit_begin / kRunSteps, lane)) {
     Enter(unit_begin - run_->unit_begin);
   }
   __device__ void Next() {
@@ -54,7 +54,7 @@ class StepWalk {
   // Of the step.
   __device__ bool has_second() const { return blocks_left > 1; }
   // The run of the step: which of its tokens are visible, and where.
-  __device__ const PlanesRun& run() const { return *run_; }
+  __device__ const CodedRun& run() const { return *run_; }
   // Of the step's blocks, one behind the other.
   __device__ const std::byte* tables() const {
     return body + TokenTableAt(static_cast<int>(block));
@@ -68,7 +68,7 @@ class StepWalk {
 
  private:
   __device__ void Enter(uint32_t skipped_steps) {
-    const PlanesRun run = *run_;
+    const CodedRun run = *run_;
     body = run.segment + header_bytes_;
     block = Uniform(run.first_block) + kStepBlocks * skipped_steps;
     const uint32_t end = Uniform(run.first + run.count);
@@ -78,7 +78,7 @@ class StepWalk {
 
   const uint32_t header_bytes_;
   uint32_t steps_left_;  // after the run
-  const PlanesRun* run_;
+  const CodedRun* run_;
 };
 
 // A piece in shared memory.

@@ -32,8 +32,8 @@ class BlockWalk {
   __device__ BlockWalk(const AttendCell& cell, uint32_t kv_head, uint32_t header_bytes,
                        uint32_t unit_begin, uint32_t unit_end, int lane)
       : steps_left_(unit_end - unit_begin),
-        run_(cell.planes +
-             RunAt(cell.planes, cell.planes_runs, unit_begin, unit_begin / kRunSteps, lane)),
+        run_(cell.coded +
+             RunAt(cell.coded, cell.coded_runs, unit_begin, unit_begin / kRunSteps, lane)),
         record_bytes_(Uniform(cell.heads[kv_head].record_bytes)),
         part_offset_(header_bytes + 2 * TableBytes(kHeadDim) * kv_head),
         record_bytes_before_(cell.heads[kv_head].record_bytes_before) {
@@ -56,7 +56,7 @@ class BlockWalk {
 
  private:
   __device__ void Enter(uint32_t skipped_steps) {
-    const PlanesRun run = *run_;
+    const CodedRun run = *run_;
     part = run.segment + part_offset_ + static_cast<size_t>(record_bytes_before_) * run.blocks;
     position = run.position;
     first = Uniform(run.first);
@@ -69,7 +69,7 @@ class BlockWalk {
   }
 
   uint32_t steps_left_;  // after the run
-  const PlanesRun* run_;
+  const CodedRun* run_;
   uint32_t record_bytes_;
   size_t part_offset_;
   uint32_t record_bytes_before_;

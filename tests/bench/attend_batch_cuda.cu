@@ -55,9 +55,9 @@ __global__ void FillBf16(uint16_t* values, size_t count, uint32_t seed) {
 }
 
 // One block a run and KV head: tables and token scales over the random bits.
-__global__ void FillTables(const PlanesRun* runs, const DeviceHead* heads, uint32_t header_bytes,
+__global__ void FillTables(const CodedRun* runs, const DeviceHead* heads, uint32_t header_bytes,
                            int head_dim) {
-  const PlanesRun run = runs[blockIdx.x];
+  const CodedRun run = runs[blockIdx.x];
   const DeviceHead& head = heads[blockIdx.y];
   std::byte* const part = const_cast<std::byte*>(run.segment) +
                           PlanesPartOffset(header_bytes, head_dim, static_cast<int>(blockIdx.y),
@@ -207,7 +207,7 @@ AttendBatch::Stored AttendBatch::MakeSession(int length, int copy) {
   AttendCell& cell = session.cell;
   cell.heads = heads_;
   std::vector<ExactRun> exact{MakeExact(kSinkTokens, sinks, 0, session, copy)};
-  std::vector<PlanesRun> planes;
+  std::vector<CodedRun> planes;
   for (int token = 0; token < sealed; token += kSegmentTokensMax) {
     planes.push_back(
         MakePlanes(std::min(kSegmentTokensMax, sealed - token), sinks + token, session, copy));
@@ -216,13 +216,13 @@ AttendBatch::Stored AttendBatch::MakeSession(int length, int copy) {
     exact.push_back(
         MakeExact(kBlockTokens, std::min(kBlockTokens, length - token), token, session, copy));
   }
-  cell.planes_runs = static_cast<uint32_t>(planes.size());
+  cell.coded_runs = static_cast<uint32_t>(planes.size());
   cell.exact_runs = static_cast<uint32_t>(exact.size());
   if (!planes.empty()) {
-    PlanesRun* const runs = Upload(planes);
-    FillTables<<<dim3(cell.planes_runs, static_cast<unsigned>(shape.kv_heads)), 128>>>(
+    CodedRun* const runs = Upload(planes);
+    FillTables<<<dim3(cell.coded_runs, static_cast<unsigned>(shape.kv_heads)), 128>>>(
         runs, heads_, static_cast<uint32_t>(SegmentHeaderBytes(shape.kv_heads)), shape.head_dim);
-    cell.planes = runs;
+    cell.coded = runs;
   }
   cell.exact = Upload(exact);
   const size_t rows = static_cast<size_t>(request_.query_tokens * shape.query_heads);
@@ -237,20 +237,20 @@ AttendBatch::Stored AttendBatch::MakeSession(int length, int copy) {
   return session;
 }
 
-PlanesRun AttendBatch::MakePlanes(int count, int position, Stored& session, int copy) {
+CodedRun AttendBatch::MakePlanes(int count, int position, Stored& session, int copy) {
   const size_t bytes =
       SegmentBytes(request_.shape, DType::kBf16, Codec::kPlanes, &request_.calibration, count);
   std::byte* const segment = Allocate(bytes);
   FillBits<<<256, 256>>>(reinterpret_cast<uint32_t*>(segment), bytes / 4,
                          static_cast<uint32_t>(copy + position) * 7919u);
   bytes_ += static_cast<double>(bytes);
-  PlanesRun run = {};
+  CodedRun run = {};
   run.segment = segment;
   run.position = static_cast<uint32_t>(position);
-  run.unit_begin = session.cell.planes_units;
+  run.unit_begin = session.cell.coded_units;
   run.count = static_cast<uint16_t>(count);
   run.blocks = static_cast<uint16_t>(count / kBlockTokens);
-  session.cell.planes_units += PlanesSteps(run.first, run.count);
+  session.cell.coded_units += CodedSteps(run.first, run.count);
   session.runs.push_back({TokenRun::Form::kPlanes, segment, count, 0, count});
   return run;
 }

@@ -71,7 +71,7 @@ class AttendBatch {
   template <class T>
   T* Upload(const std::vector<T>& values);
   Stored MakeSession(int length, int copy);
-  PlanesRun MakePlanes(int count, int position, Stored& session, int copy);
+  CodedRun MakePlanes(int count, int position, Stored& session, int copy);
   ExactRun MakeExact(int capacity, int count, int position, Stored& session, int copy);
 
   const AttendBatchRequest request_;

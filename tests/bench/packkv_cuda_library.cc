@@ -100,7 +100,7 @@ class PackKvBench {
     for (int i = 0; i < segments_; ++i) bytes += Body(i).size();
     bytes_ = bytes;
     memory_ = Value(DeviceBuffer::Allocate(bytes * static_cast<size_t>(copies)));
-    std::vector<PlanesRun> runs;
+    std::vector<CodedRun> runs;
     std::byte* to = memory_.data();
     for (int copy = 0; copy < copies; ++copy) {
       for (int i = 0; i < segments_; ++i) {
@@ -108,11 +108,11 @@ class PackKvBench {
         KVDEPOT_CHECK(cudaMemcpy(to, originals[static_cast<size_t>(i % distinct)].data(), size,
                                  cudaMemcpyDeviceToDevice) == cudaSuccess);
         addresses_.push_back(to);
-        PlanesRun run = {};
+        CodedRun run = {};
         // Only the body behind a segment's header is read.
         run.segment = to - SegmentHeaderBytes(kv_heads);
         run.position = static_cast<uint32_t>(i * kSegmentTokensMax);
-        run.unit_begin = static_cast<uint32_t>(i) * PlanesSteps(0, kSegmentTokensMax);
+        run.unit_begin = static_cast<uint32_t>(i) * CodedSteps(0, kSegmentTokensMax);
         run.count = kSegmentTokensMax;
         run.blocks = kSegmentBlocks;
         runs.push_back(run);
@@ -150,15 +150,15 @@ class PackKvBench {
   // Where one fp16 query token a copy lies, [query_head][channel], and its results go: before
   // Attend.
   void SetQuery(const void* q, float* output, float* log_sum_exp) {
-    const int copies = static_cast<int>(runs_.size_bytes() / sizeof(PlanesRun)) / segments_;
+    const int copies = static_cast<int>(runs_.size_bytes() / sizeof(CodedRun)) / segments_;
     std::vector<AttendCell> cells(static_cast<size_t>(copies));
     for (int copy = 0; copy < copies; ++copy) {
       AttendCell& cell = cells[static_cast<size_t>(copy)];
       cell = {};
-      cell.planes = reinterpret_cast<const PlanesRun*>(runs_.data()) + copy * segments_;
+      cell.coded = reinterpret_cast<const CodedRun*>(runs_.data()) + copy * segments_;
       cell.q = static_cast<const std::byte*>(q);
-      cell.planes_runs = static_cast<uint32_t>(segments_);
-      cell.planes_units = cell.planes_runs * PlanesSteps(0, kSegmentTokensMax);
+      cell.coded_runs = static_cast<uint32_t>(segments_);
+      cell.coded_units = cell.coded_runs * CodedSteps(0, kSegmentTokensMax);
       cell.query_position = of_.tokens - 1;
       cell.query_tokens = 1;
       cell.scale = kLog2E / std::sqrt(static_cast<float>(kHeadDim));

@@ -19,7 +19,9 @@ ROWS_MAX = 8
 # (Odd lengths are there for `neighbours`.)
 CHOSEN_ROW = re.compile(
     r"attend/compact/(b\d+_l\d*[02468](_g[18])?|mixed\d+|neighbours)$|attend/exact/|(en|de)code/compact/|"
-    r"(mapped|append|rpc)_attend/|prompt_append/|decode_sealing/|clients8/"
+    r"(mapped|append|rpc)_attend/|prompt_append/|decode_sealing/|clients8/|"
+    # packkv.py's.
+    r"(kq|wv)(_g4)?/mean$|attend(_g4)?/b1_l131072$"
 )
 # tests/bench/codec.py names its rows so. Of packkv's sweeps the README shows the middle, the paper's setting with it.
 CODEC_PREFIX = "codec_"

@@ -7,11 +7,11 @@
 namespace kvdepot {
 namespace {
 
-RowCosts Costs(uint32_t planes_units, uint32_t planes_cost, uint32_t exact_units,
+RowCosts Costs(uint32_t coded_units, uint32_t coded_cost, uint32_t exact_units,
                uint32_t exact_cost) {
   RowCosts costs;
-  costs.planes_units = planes_units;
-  costs.planes_cost = planes_cost;
+  costs.coded_units = coded_units;
+  costs.coded_cost = coded_cost;
   costs.exact_units = exact_units;
   costs.exact_cost = exact_cost;
   return costs;
@@ -22,13 +22,13 @@ RowCosts Costs(uint32_t planes_units, uint32_t planes_cost, uint32_t exact_units
 uint32_t BeginOf(const RowCosts& costs, uint32_t unit) {
   uint32_t offset = kRowCost;
   for (uint32_t i = 0; i < unit; ++i)
-    offset += i < costs.planes_units ? costs.planes_cost : costs.exact_cost;
-  if (unit >= costs.planes_units && costs.exact_units > 0) offset += kExactCost;
+    offset += i < costs.coded_units ? costs.coded_cost : costs.exact_cost;
+  if (unit >= costs.coded_units && costs.exact_units > 0) offset += kExactCost;
   return offset;
 }
 // Where the unit before it ends.
 uint32_t EndBefore(const RowCosts& costs, uint32_t unit) {
-  const bool first_exact = unit == costs.planes_units && costs.exact_units > 0;
+  const bool first_exact = unit == costs.coded_units && costs.exact_units > 0;
   return BeginOf(costs, unit) - (first_exact ? kExactCost : 0);
 }
 
@@ -82,22 +82,22 @@ TEST(AttendPlanTest, CostsStandForBytesAndWork) {
   head.v_widths = 0x2222;
   EXPECT_EQ(BlockCostBytes(head), 4224 + kBlockWorkBytes + 7 * kGroupWorkBytes);
   AttendCell cell = {};
-  cell.planes_units = 3;
+  cell.coded_units = 3;
   cell.exact_units = 2;
   const RowCosts costs = CostsOf(cell, 20'000, 512);
   EXPECT_EQ(costs.units(), 5u);
-  EXPECT_EQ(costs.planes_cost, kStepBlocks * 20'000 / kCostBytes);
+  EXPECT_EQ(costs.coded_cost, kStepBlocks * 20'000 / kCostBytes);
   EXPECT_EQ(costs.exact_cost, (512 * 16 + kChunkWorkBytes) / kCostBytes);
-  EXPECT_EQ(costs.largest_unit(), std::max(costs.planes_cost, costs.exact_cost));
+  EXPECT_EQ(costs.largest_unit(), std::max(costs.coded_cost, costs.exact_cost));
 }
 
 TEST(AttendPlanTest, AStepReadsTwoBlocksFromTheFirstVisibleOne) {
-  EXPECT_EQ(PlanesSteps(0, 1), 1u);
-  EXPECT_EQ(PlanesSteps(0, 128), 1u);
-  EXPECT_EQ(PlanesSteps(0, 129), 2u);
-  EXPECT_EQ(PlanesSteps(63, 2), 1u);
-  EXPECT_EQ(PlanesSteps(63, 66), 2u);
-  EXPECT_EQ(PlanesSteps(0, 1024), 8u);
+  EXPECT_EQ(CodedSteps(0, 1), 1u);
+  EXPECT_EQ(CodedSteps(0, 128), 1u);
+  EXPECT_EQ(CodedSteps(0, 129), 2u);
+  EXPECT_EQ(CodedSteps(63, 2), 1u);
+  EXPECT_EQ(CodedSteps(63, 66), 2u);
+  EXPECT_EQ(CodedSteps(0, 1024), 8u);
 }
 
 }  // namespace

@@ -76,9 +76,9 @@ class Layer {
     for (int run = 0; run < of.runs; ++run) AddRun(&position);
     const int last_query = static_cast<int>(position) - 1 + of.last_query_after;
     cell_.query_position = static_cast<uint32_t>(std::max(0, last_query + 1 - of.query_tokens));
-    cell_.planes = runs_.data();
-    cell_.planes_runs = static_cast<uint32_t>(runs_.size());
-    cell_.planes_units = units_;
+    cell_.coded = runs_.data();
+    cell_.coded_runs = static_cast<uint32_t>(runs_.size());
+    cell_.coded_units = units_;
     cell_.q = q_bytes_->data();
     cell_.query_tokens = static_cast<uint32_t>(of.query_tokens);
     // As attend_cuda.cc says it.
@@ -114,7 +114,7 @@ class Layer {
   std::vector<float> q_;
   std::unique_ptr<AlignedBytes> q_bytes_;
   std::vector<std::unique_ptr<EncodedSegment>> segments_;
-  std::vector<PlanesRun> runs_;
+  std::vector<CodedRun> runs_;
   uint32_t units_ = 0;
   uint32_t first_position_ = 0;
   // Of all visible tokens, as the CPU decodes them.
@@ -154,7 +154,7 @@ void Layer::AddRun(uint32_t* position) {
     first = static_cast<int>(random_() % static_cast<unsigned>(end));
     end = first + 1 + static_cast<int>(random_() % static_cast<unsigned>(end - first));
   }
-  PlanesRun run = {};
+  CodedRun run = {};
   run.segment = segment.data();
   run.position = *position - static_cast<uint32_t>(first);
   run.unit_begin = units_;
@@ -163,7 +163,7 @@ void Layer::AddRun(uint32_t* position) {
   run.first_block = static_cast<uint16_t>(first / kBlockTokens);
   run.blocks = static_cast<uint16_t>(blocks);
   runs_.push_back(run);
-  units_ += PlanesSteps(run.first, run.count);
+  units_ += CodedSteps(run.first, run.count);
   *position += run.count;
   const auto append = [&](const std::vector<float>& from, std::vector<float>* to) {
     to->insert(to->end(), from.begin() + static_cast<ptrdiff_t>(width) * first,
