@@ -11,9 +11,9 @@
 #include <cstdint>
 
 #include "gpu/attend_directory.h"
-#include "gpu/planes/format.h"
 #include "gpu/device_head.h"
 #include "gpu/host_device.h"
+#include "gpu/planes/format.h"
 
 namespace kvdepot {
 
