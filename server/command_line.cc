@@ -1,25 +1,58 @@
 #include "server/command_line.h"
 
-#include <string>
-#include <vector>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <set>
 
 #include "absl/flags/commandlineflag.h"
+#include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/reflection.h"
 #include "absl/flags/usage.h"
 #include "absl/flags/usage_config.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "server/version.h"
 
+ABSL_FLAG(bool, check_config, false,
+          "say whether the settings and the files that they name are right, and end: with 0 or 2");
+ABSL_FLAG(
+    std::string, config, "",
+    "file of settings, a line 'name = value' a flag; what is on the command line counts more. "
+    "Empty: none");
+
 namespace kvdepot {
 namespace {
 
+// Flags that are settings; libraries and Abseil have others.
+bool IsSetting(const absl::CommandLineFlag& flag) {
+  return absl::EndsWith(flag.Filename(), "server/options.cc");
+}
+
+std::map<std::string, std::string> Settings() {
+  std::map<std::string, std::string> values;
+  for (const auto& named : absl::GetAllFlags()) {
+    if (IsSetting(*named.second)) values[std::string(named.first)] = named.second->CurrentValue();
+  }
+  return values;
+}
+
+absl::Status Set(absl::CommandLineFlag& flag, absl::string_view value) {
+  std::string error;
+  if (flag.ParseFrom(value, &error)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(flag.Name(), "=", value, ": ", error));
+}
+
 // Abseil ends the process with code 1 where a flag is wrong; this daemon promises 2, so that a
-// supervisor need not try again. Hence the same checks before.
-absl::Status CheckArgument(absl::string_view argument) {
+// supervisor need not try again. Hence all of them are set here.
+absl::Status SetArgument(absl::string_view argument) {
   if (!absl::ConsumePrefix(&argument, "--") && !absl::ConsumePrefix(&argument, "-")) {
     return absl::InvalidArgumentError(absl::StrCat("unexpected argument: ", argument));
   }
@@ -27,15 +60,64 @@ absl::Status CheckArgument(absl::string_view argument) {
   const absl::string_view name = argument.substr(0, equals);
   // Abseil treats these by name, they are no flags.
   if (name == "version" || absl::StartsWith(name, "help")) return absl::OkStatus();
-  absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
+  absl::CommandLineFlag* const flag = absl::FindCommandLineFlag(name);
   if (flag == nullptr) return absl::InvalidArgumentError(absl::StrCat("unknown flag: --", name));
-  if (equals == absl::string_view::npos) {
-    if (flag->IsOfType<bool>()) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat("--", name, " needs a value: --", name, "=..."));
+  if (equals != absl::string_view::npos) {
+    const absl::Status status = Set(*flag, argument.substr(equals + 1));
+    return status.ok() ? status : absl::InvalidArgumentError(absl::StrCat("--", status.message()));
   }
-  std::string error;
-  if (flag->ParseFrom(argument.substr(equals + 1), &error)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("--", argument, ": ", error));
+  if (flag->IsOfType<bool>()) return Set(*flag, "true");
+  return absl::InvalidArgumentError(absl::StrCat("--", name, " needs a value: --", name, "=..."));
+}
+
+absl::Status SetLine(absl::string_view line, std::set<std::string>* seen) {
+  const size_t equals = line.find('=');
+  if (equals == absl::string_view::npos)
+    return absl::InvalidArgumentError("expected: name = value");
+  const absl::string_view name = absl::StripAsciiWhitespace(line.substr(0, equals));
+  absl::CommandLineFlag* const flag = absl::FindCommandLineFlag(name);
+  if (flag == nullptr || !IsSetting(*flag))
+    return absl::InvalidArgumentError(absl::StrCat("unknown setting: ", name));
+  if (!seen->insert(std::string(name)).second)
+    return absl::InvalidArgumentError(absl::StrCat(name, ": stands on an earlier line already"));
+  return Set(*flag, absl::StripAsciiWhitespace(line.substr(equals + 1)));
+}
+
+absl::Status SetFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (!file.is_open() || file.bad()) {
+    return absl::InvalidArgumentError(absl::StrCat("config: ", path, ": ", std::strerror(errno)));
+  }
+  std::set<std::string> seen;
+  int line_number = 0;
+  for (absl::string_view line : absl::StrSplit(content, '\n')) {
+    ++line_number;
+    line = absl::StripAsciiWhitespace(line.substr(0, line.find('#')));
+    if (line.empty()) continue;
+    const absl::Status status = SetLine(line, &seen);
+    if (!status.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("config: ", path, ":", line_number, ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SetArguments(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (absl::Status status = SetArgument(argv[i]); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+// Twice, as only the arguments say which file it is.
+absl::Status SetAll(int argc, char** argv) {
+  absl::Status status = SetArguments(argc, argv);
+  const std::string path = absl::GetFlag(FLAGS_config);
+  if (!status.ok() || path.empty()) return status;
+  status = SetFile(path);
+  return status.ok() ? SetArguments(argc, argv) : status;
 }
 
 }  // namespace
@@ -44,16 +126,39 @@ absl::Status ParseCommandLine(int argc, char** argv) {
   absl::SetProgramUsageMessage("keeps attention keys and values compressed and attends over them");
   absl::FlagsUsageConfig config;
   config.contains_helpshort_flags = [](absl::string_view file) {
-    return absl::EndsWith(file, "options.cc");
+    return absl::EndsWith(file, "server/options.cc") ||
+           absl::EndsWith(file, "server/command_line.cc");
   };
   config.contains_help_flags = config.contains_helpshort_flags;
   config.version_string = [] { return absl::StrCat("kvdepotd ", kVersion, "\n"); };
   absl::SetFlagsUsageConfig(config);
-  for (int i = 1; i < argc; ++i) {
-    if (absl::Status status = CheckArgument(argv[i]); !status.ok()) return status;
+  absl::Status status = SetAll(argc, argv);
+  // For --help and --version.
+  if (status.ok()) absl::ParseCommandLine(argc, argv);
+  return status;
+}
+
+bool OnlyChecksConfig() { return absl::GetFlag(FLAGS_check_config); }
+
+absl::StatusOr<std::vector<std::string>> ReparseCommandLine(int argc, char** argv) {
+  const std::map<std::string, std::string> before = Settings();
+  const auto set_to = [](const auto& value_of) {
+    for (const auto& named : absl::GetAllFlags()) {
+      std::string error;
+      if (IsSetting(*named.second)) named.second->ParseFrom(value_of(*named.second), &error);
+    }
+  };
+  set_to([](const absl::CommandLineFlag& flag) { return flag.DefaultValue(); });
+  absl::Status status = SetAll(argc, argv);
+  if (!status.ok()) {
+    set_to([&](const absl::CommandLineFlag& flag) { return before.at(std::string(flag.Name())); });
+    return status;
   }
-  absl::ParseCommandLine(argc, argv);
-  return absl::OkStatus();
+  std::vector<std::string> changed;
+  for (const auto& setting : Settings()) {
+    if (before.at(setting.first) != setting.second) changed.push_back(setting.first);
+  }
+  return changed;
 }
 
 }  // namespace kvdepot

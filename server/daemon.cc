@@ -3,13 +3,18 @@
 #include <grpc/support/log.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "server/command_line.h"
 #include "server/options.h"
@@ -27,6 +32,22 @@ int Fail(const absl::Status& status, int exit_code) {
   return exit_code;
 }
 
+// Settings that a daemon cannot take over while it serves are named, and stay.
+void Reload(int argc, char** argv, Server* server) {
+  absl::StatusOr<std::vector<std::string>> changed = ReparseCommandLine(argc, argv);
+  absl::Status status = changed.status();
+  if (status.ok()) status = OptionsFromFlags().Validate();
+  if (status.ok()) status = server->Reload(OptionsFromFlags());
+  if (!status.ok()) {
+    server->log().Error("reload_failed", {{"reason", std::string(status.message())}});
+    return;
+  }
+  changed->erase(std::remove(changed->begin(), changed->end(), "log_level"), changed->end());
+  server->log().Info("reloaded", {{"tokens", absl::StrCat(server->token_count())},
+                                  {"log_level", OptionsFromFlags().log_level},
+                                  {"needs_restart", absl::StrJoin(*changed, ",")}});
+}
+
 }  // namespace
 
 int RunDaemon(int argc, char** argv, Server::Hooks hooks) {
@@ -35,6 +56,7 @@ int RunDaemon(int argc, char** argv, Server::Hooks hooks) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   // A peer that left is an error of its write, not the end of the daemon.
   std::signal(SIGPIPE, SIG_IGN);
@@ -45,20 +67,24 @@ int RunDaemon(int argc, char** argv, Server::Hooks hooks) {
   if (!status.ok()) return Fail(status, kExitWrongOptions);
   const Options options = OptionsFromFlags();
   status = options.Validate();
+  if (status.ok() && OnlyChecksConfig()) status = Server::CheckFiles(options);
   if (!status.ok()) return Fail(status, kExitWrongOptions);
+  if (OnlyChecksConfig()) return 0;
   // A failed device ends the daemon the way an operator does: clients are told, then it goes.
   hooks.on_fault = [] { kill(getpid(), SIGTERM); };
   // While the daemon waits for memory nobody else looks at the signals.
   hooks.pause = [signals](absl::Duration duration) {
     const timespec timeout = absl::ToTimespec(duration);
-    return sigtimedwait(&signals, nullptr, &timeout) < 0;
+    const int received = sigtimedwait(&signals, nullptr, &timeout);
+    // What SIGHUP asks for is read when the daemon serves.
+    return received < 0 || received == SIGHUP;
   };
   const absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options, hooks);
   if (absl::IsCancelled(server.status())) return 0;
   if (!server.ok()) return Fail(server.status(), kExitNotStarted);
 
   int received = 0;
-  sigwait(&signals, &received);
+  while (sigwait(&signals, &received) == 0 && received == SIGHUP) Reload(argc, argv, server->get());
   (*server)->Drain();
   const absl::Status fault = (*server)->fault();
   return fault.ok() ? 0 : Fail(fault, kExitDeviceFailed);

@@ -55,7 +55,7 @@ std::string FormatLogFields(const LogFields& fields) {
 }
 
 Log::Log(const std::string& level) : Log(std::make_shared<spdlog::sinks::stderr_sink_mt>()) {
-  logger_->set_level(spdlog::level::from_str(level));
+  SetLevel(level);
 }
 
 Log::Log(std::shared_ptr<spdlog::sinks::sink> sink)
@@ -65,6 +65,8 @@ Log::Log(std::shared_ptr<spdlog::sinks::sink> sink)
 }
 
 Log::~Log() = default;
+
+void Log::SetLevel(const std::string& level) { logger_->set_level(spdlog::level::from_str(level)); }
 
 void Log::Info(absl::string_view event, const LogFields& fields) {
   logger_->info("event={} {}", std::string(event), FormatLogFields(fields));

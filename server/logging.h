@@ -42,6 +42,8 @@ class Log {
   explicit Log(std::shared_ptr<spdlog::sinks::sink> sink);
   ~Log();
 
+  void SetLevel(const std::string& level);
+
   void Info(absl::string_view event, const LogFields& fields);
   void Warn(absl::string_view event, const LogFields& fields);
   void Error(absl::string_view event, const LogFields& fields);

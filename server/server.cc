@@ -88,7 +88,7 @@ absl::Status Server::ReadFiles() {
   if (!options_.tokens_file.empty()) {
     absl::StatusOr<Tenants> tenants = Tenants::Load(options_.tokens_file);
     if (!tenants.ok()) return tenants.status();
-    tenants_ = *std::move(tenants);
+    tenants_.Set(*std::move(tenants));
   }
   if (!options_.calibrations_dir.empty()) {
     const absl::StatusOr<int> count = ReadCalibrationFolder(
@@ -248,9 +248,22 @@ void Server::LogStart() {
              {"budget_bytes", absl::StrCat(options_.engine.budget_bytes)},
              {"tenant_quota_bytes", absl::StrCat(engine_->tenant_quota_bytes())},
              {"message_bytes_max", absl::StrCat(options_.message_bytes_max)},
-             {"tokens", absl::StrCat(tenants_.token_count())},
+             {"tokens", absl::StrCat(tenants_.Get()->token_count())},
              {"calibrations", absl::StrCat(calibration_count_)},
              {"epoch", absl::StrCat(absl::Hex(context_.build.epoch, absl::kZeroPad16))}});
+}
+
+absl::Status Server::CheckFiles(const Options& options) {
+  return Server(options, Hooks()).ReadFiles();
+}
+
+absl::Status Server::Reload(const Options& options) {
+  log_.SetLevel(options.log_level);
+  if (options_.tokens_file.empty()) return absl::OkStatus();
+  absl::StatusOr<Tenants> tenants = Tenants::Load(options_.tokens_file);
+  if (!tenants.ok()) return tenants.status();
+  tenants_.Set(*std::move(tenants));
+  return absl::OkStatus();
 }
 
 void Server::Drain() {

@@ -17,6 +17,7 @@
 #include "gpu/backend_factory.h"
 #include "server/calibration_store.h"
 #include "server/clock.h"
+#include "server/current_tenants.h"
 #include "server/engine.h"
 #include "server/expiry_thread.h"
 #include "server/http_pages.h"
@@ -26,7 +27,6 @@
 #include "server/services/kv_depot_service.h"
 #include "server/services/life_sockets.h"
 #include "server/services/service_context.h"
-#include "server/tenants.h"
 #include "server/unix_socket.h"
 
 namespace kvdepot {
@@ -58,12 +58,23 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
+  // Whether the files that `options` name can be read. INVALID_ARGUMENT as Start.
+  static absl::Status CheckFiles(const Options& options);
+
+  // Takes over log_level of `options`, which are valid, and reads the token file again: a token
+  // that is gone is unknown to the next call. INVALID_ARGUMENT: the file is wrong, and the tokens
+  // stay as they are.
+  absl::Status Reload(const Options& options);
+
   // Tells probes and clients, refuses new work, lets finish what runs (up to
   // options.drain_timeout), then stops listening. Once.
   void Drain();
 
   // OK, or why the device cannot be used any more.
   absl::Status fault() const { return engine_->health(); }
+
+  Log& log() { return log_; }
+  size_t token_count() const { return tenants_.Get()->token_count(); }
 
   // gRPC addresses with real ports, as clients dial them.
   const std::vector<std::string>& addresses() const { return addresses_; }
@@ -86,7 +97,7 @@ class Server {
   Log log_;
   RealClock clock_;
   Metrics metrics_;
-  Tenants tenants_;
+  CurrentTenants tenants_;
   CalibrationStore calibrations_;
   int calibration_count_ = 0;
   std::unique_ptr<Engine> engine_;

@@ -32,7 +32,7 @@ absl::Time Deadline(const grpc::CallbackServerContext& rpc) {
 RpcCall::RpcCall(const ServiceContext& context, RpcMethod method, grpc::CallbackServerContext* rpc)
     : context_(context), method_(method), rpc_(rpc) {
   context_.metrics->OnRpcStarted(method_);
-  absl::StatusOr<std::string> tenant = context_.tenants->Identify(Authorization(*rpc));
+  absl::StatusOr<std::string> tenant = context_.tenants->Get()->Identify(Authorization(*rpc));
   admission_ = tenant.status();
   if (!tenant.ok()) return;
   caller_.tenant = *std::move(tenant);

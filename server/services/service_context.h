@@ -10,7 +10,7 @@
 #include "server/logging.h"
 #include "server/metrics.h"
 #include "server/options.h"
-#include "server/tenants.h"
+#include "server/current_tenants.h"
 
 namespace kvdepot {
 
@@ -22,7 +22,7 @@ struct ServiceContext {
   std::string metrics_address;
   // Path of the socket that leases hold open; empty if there is none.
   std::string life_socket;
-  const Tenants* tenants = nullptr;
+  const CurrentTenants* tenants = nullptr;
   Engine* engine = nullptr;
   CalibrationStore* calibrations = nullptr;
   Metrics* metrics = nullptr;

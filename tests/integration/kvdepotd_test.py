@@ -129,6 +129,69 @@ class KvdepotdTest(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("kvdepotd: memory_budget_bytes_min: 576460752303423488 needed", err)
 
+    def write(self, name, text):
+        path = f"{self.folder}/{name}"
+        with open(path, "w") as file:
+            file.write(text)
+        return path
+
+    def test_a_file_of_settings(self):
+        path = self.write("conf", "# a comment\n\nwindow_tokens = 128  # more\nlog_level=info\n")
+        daemon = Daemon(self.folder, f"--config={path}", "--message_bytes_max=16777216")
+        self.assertIn("message_bytes_max=16777216", daemon.started)
+        self.assertEqual(daemon.stop()[0], 0)
+        for text, words in {
+            "window_tokens = 100\n": "window_tokens: 100",
+            "window_tokens = many\n": "conf:1: window_tokens=many",
+            "\nnonsense = 1\n": "conf:2: unknown setting: nonsense",
+            "config = /etc/other\n": "conf:1: unknown setting: config",
+            "window_tokens\n": "conf:1: expected: name = value",
+            "threads = 1\nthreads = 1\n": "conf:2: threads: stands on an earlier line already",
+        }.items():
+            self.write("conf", text)
+            code, _, err = run(f"--config={path}", "--check_config")
+            self.assertEqual(code, 2, text)
+            self.assertIn(words, err)
+        # The command line counts more.
+        self.write("conf", "window_tokens = 100\n")
+        self.assertEqual(run(f"--config={path}", "--window_tokens=64", "--check_config")[0], 0)
+        code, _, err = run(f"--config={self.folder}/none", "--check_config")
+        self.assertEqual(code, 2)
+        self.assertIn("/none: No such file", err)
+
+    def test_check_config_reads_what_the_settings_name(self):
+        tokens = self.write("tokens", f"alice {'0' * 64}\n")
+        self.assertEqual(run("--check_config", f"--tokens_file={tokens}"), (0, "", ""))
+        self.write("tokens", "alice secret\n")
+        code, _, err = run("--check_config", f"--tokens_file={tokens}")
+        self.assertEqual(code, 2)
+        self.assertIn("tokens:1: a token's SHA-256 has 64 hexadecimal digits", err)
+        self.assertNotIn("secret", err)
+
+    def test_sighup_reads_tokens_and_log_level_again(self):
+        tokens = self.write("tokens", f"alice {'0' * 64}\n")
+        conf = self.write("conf", "log_level = info\n")
+        daemon = Daemon(self.folder, f"--tokens_file={tokens}", f"--config={conf}")
+        self.assertIn("tokens=1", daemon.started)
+
+        def reload():
+            daemon.process.send_signal(signal.SIGHUP)
+            return daemon.process.stderr.readline()
+
+        self.write("tokens", f"alice {'0' * 64}\nbob {'1' * 64}\n")
+        self.assertIn('event=reloaded tokens=2 log_level=info needs_restart=""', reload())
+        self.write("conf", "threads = 1\nlog_level = info\n")
+        self.assertIn("tokens=2 log_level=info needs_restart=threads", reload())
+        self.write("tokens", "bob\n")
+        self.assertRegex(reload(), r'event=reload_failed reason="tokens_file: .*:1: expected')
+        self.write("conf", "log_level = loud\n")
+        self.assertRegex(reload(), r'event=reload_failed reason="log_level: loud')
+        self.write("conf", "log_level = error\n")
+        self.write("tokens", f"bob {'1' * 64}\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        # Nothing below an error is told any more.
+        self.assertEqual(daemon.stop(), (0, ""))
+
     def test_ends_while_it_waits_for_memory(self):
         process = subprocess.Popen(
             [DAEMON, f"--listen=unix://{self.folder}/socket", "--metrics_address=",
