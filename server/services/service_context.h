@@ -6,11 +6,11 @@
 #include <string>
 
 #include "server/calibration_store.h"
+#include "server/current_tenants.h"
 #include "server/engine.h"
 #include "server/logging.h"
 #include "server/metrics.h"
 #include "server/options.h"
-#include "server/current_tenants.h"
 
 namespace kvdepot {
 
