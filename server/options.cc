@@ -30,6 +30,11 @@ ABSL_FLAG(std::string, metrics_address, Options().metrics_address,
           "host:port of /metrics, /healthz and /readyz; port 0 picks a free one. Empty: none");
 ABSL_FLAG(std::string, tokens_file, Options().tokens_file,
           "file of bearer tokens, one 'TENANT SHA256HEX' a line. Empty: no tokens, one tenant");
+ABSL_FLAG(std::string, tls_cert_file, Options().tls_cert_file,
+          "PEM file of the daemon's certificate and those above it, for TCP. Empty: no TCP");
+ABSL_FLAG(std::string, tls_key_file, Options().tls_key_file, "PEM file of that certificate's key");
+ABSL_FLAG(std::string, tls_client_ca_file, Options().tls_client_ca_file,
+          "PEM file of the authorities of clients' certificates. Empty: clients need none");
 ABSL_FLAG(std::string, calibrations_dir, Options().calibrations_dir,
           "folder of calibration files, read at start. Empty: none");
 ABSL_FLAG(std::string, operator_tenants, Options().operator_tenants,
@@ -222,9 +227,13 @@ absl::Status Options::Validate() const {
           "named once");
     check(IsUnixAddress(address) || absl::StrContains(address, ':'), "listen", address,
           "unix:///path or host:port");
-    check(IsUnixAddress(address) || !tokens_file.empty(), "listen", address,
-          "a Unix socket unless tokens_file is set");
+    check(IsUnixAddress(address) || (!tokens_file.empty() && !tls_cert_file.empty()), "listen",
+          address, "a Unix socket unless tokens_file and tls_cert_file are set");
   }
+  check(tls_key_file.empty() == tls_cert_file.empty(), "tls_key_file", tls_key_file,
+        "set if and only if tls_cert_file is");
+  check(tls_client_ca_file.empty() || !tls_cert_file.empty(), "tls_client_ca_file",
+        tls_client_ca_file, "empty unless tls_cert_file is set");
   check(metrics_address.empty() || absl::StrContains(metrics_address, ':'), "metrics_address",
         metrics_address, "host:port or empty");
   check(IsDeviceName(device), "device", device, kDeviceNames);
@@ -265,6 +274,9 @@ Options OptionsFromFlags() {
   if (options.listen.empty()) options.listen = DefaultListen();
   options.metrics_address = absl::GetFlag(FLAGS_metrics_address);
   options.tokens_file = absl::GetFlag(FLAGS_tokens_file);
+  options.tls_cert_file = absl::GetFlag(FLAGS_tls_cert_file);
+  options.tls_key_file = absl::GetFlag(FLAGS_tls_key_file);
+  options.tls_client_ca_file = absl::GetFlag(FLAGS_tls_client_ca_file);
   options.calibrations_dir = absl::GetFlag(FLAGS_calibrations_dir);
   options.operator_tenants = absl::GetFlag(FLAGS_operator_tenants);
   options.mapping_tenants = absl::GetFlag(FLAGS_mapping_tenants);

@@ -34,8 +34,14 @@ struct Options {
   // host:port of /metrics, /healthz and /readyz; port 0 picks a free one. Empty: none.
   std::string metrics_address = "127.0.0.1:9464";
   // One "TENANT SHA256HEX" a line (tenants.h). Empty: no tokens; whoever reaches the Unix socket is
-  // the tenant `default`, and there is no other listener.
+  // the tenant `default`, and there is no other listener. SIGHUP reads it again.
   std::string tokens_file;
+  // PEM files of TLS, which every TCP listener uses (tls.h): the daemon's certificate and key, and
+  // the authorities of clients' certificates; the last empty: clients need none. Read again when
+  // they change.
+  std::string tls_cert_file;
+  std::string tls_key_file;
+  std::string tls_client_ca_file;
   // Folder of calibration files, read at start. Empty: none.
   std::string calibrations_dir;
   // Tenants that may change the budget of all, separated by commas. Empty: nobody, but for the one

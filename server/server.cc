@@ -22,6 +22,7 @@
 #include "gpu/nvidia_devices.h"
 #include "server/calibration_folder.h"
 #include "server/start_budget.h"
+#include "server/tls.h"
 #include "server/unix_socket.h"
 #include "server/version.h"
 
@@ -34,6 +35,12 @@ constexpr char kServiceName[] = "kvdepot.v1.KvDepotService";
 // Between the end of the work and that of the connections: whoever calls meanwhile is told to try
 // again. Once gRPC shuts down, calls just break off.
 constexpr absl::Duration kRefusalPeriod = absl::Milliseconds(500);
+
+constexpr absl::Duration kHandshakeTimeout = absl::Seconds(10);
+
+TlsFiles TlsFilesOf(const Options& options) {
+  return {options.tls_cert_file, options.tls_key_file, options.tls_client_ca_file};
+}
 
 // Keeps the library up until the process ends: when its last user goes, gRPC takes its pollers
 // down, and that sometimes waits for a poll of ten seconds to run out.
@@ -89,6 +96,10 @@ absl::Status Server::ReadFiles() {
     absl::StatusOr<Tenants> tenants = Tenants::Load(options_.tokens_file);
     if (!tenants.ok()) return tenants.status();
     tenants_.Set(*std::move(tenants));
+  }
+  if (!options_.tls_cert_file.empty()) {
+    absl::Status status = CheckTlsFiles(TlsFilesOf(options_));
+    if (!status.ok()) return status;
   }
   if (!options_.calibrations_dir.empty()) {
     const absl::StatusOr<int> count = ReadCalibrationFolder(
@@ -195,6 +206,9 @@ absl::Status Server::Listen() {
   builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
                              options_.concurrent_calls_per_connection_max);
+  // Whoever connects and then says nothing holds a descriptor for no longer.
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
+                             static_cast<int>(absl::ToInt64Milliseconds(kHandshakeTimeout)));
   // A second daemon on the same port must fail instead of taking half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
 
@@ -214,7 +228,10 @@ absl::Status Server::Listen() {
         context_.life_socket = life_sockets_->path();
       }
     }
-    builder.AddListeningPort(addresses[i], grpc::InsecureServerCredentials(), &ports[i]);
+    builder.AddListeningPort(
+        addresses[i],
+        path.empty() ? TlsCredentials(TlsFilesOf(options_)) : grpc::InsecureServerCredentials(),
+        &ports[i]);
   }
   {
     const OwnerOnlyUmask owner_only;

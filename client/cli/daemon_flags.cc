@@ -2,23 +2,51 @@
 
 #include <fstream>
 #include <iterator>
+#include <utility>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/target.h"
+#include "grpcpp/security/credentials.h"
 
 ABSL_FLAG(std::string, target, "",
           "The daemon: the path of its Unix socket, unix:///path or host:port. Empty: where "
           "kvdepotd of the same user listens by default.");
 ABSL_FLAG(std::string, token_file, "", "File that holds the bearer token. Empty: no token.");
+ABSL_FLAG(std::string, ca_file, "",
+          "PEM file of the authority of the daemon's certificate, for host:port. Empty: no TLS.");
+ABSL_FLAG(std::string, cert_file, "", "PEM file of a certificate to show. Empty: none.");
+ABSL_FLAG(std::string, key_file, "", "PEM file of that certificate's key.");
 ABSL_FLAG(absl::Duration, timeout, absl::Seconds(10), "Deadline of each call to the daemon.");
 ABSL_FLAG(bool, json, false, "Print one JSON object instead of a table.");
 
 namespace kvdepot::cli {
 
 std::string Target() { return TargetOf(absl::GetFlag(FLAGS_target)); }
+
+namespace {
+
+// The file that a flag names; empty if it names none.
+absl::StatusOr<std::string> ReadIfNamed(const std::string& path) {
+  if (path.empty()) return path;
+  return ReadFile(path);
+}
+
+// Null: no TLS.
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials() {
+  const absl::StatusOr<std::string> ca = ReadIfNamed(absl::GetFlag(FLAGS_ca_file));
+  if (!ca.ok()) return ca.status();
+  const absl::StatusOr<std::string> cert = ReadIfNamed(absl::GetFlag(FLAGS_cert_file));
+  if (!cert.ok()) return cert.status();
+  const absl::StatusOr<std::string> key = ReadIfNamed(absl::GetFlag(FLAGS_key_file));
+  if (!key.ok()) return key.status();
+  if (ca->empty()) return std::shared_ptr<grpc::ChannelCredentials>();
+  return grpc::SslCredentials({*ca, *key, *cert});
+}
+
+}  // namespace
 
 absl::StatusOr<Client::Options> ClientOptions() {
   Client::Options options;
@@ -28,6 +56,9 @@ absl::StatusOr<Client::Options> ClientOptions() {
     if (!token.ok()) return token.status();
     options.token = std::string(absl::StripAsciiWhitespace(*token));
   }
+  absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials = Credentials();
+  if (!credentials.ok()) return credentials.status();
+  options.credentials = *std::move(credentials);
   return options;
 }
 

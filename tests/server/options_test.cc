@@ -98,21 +98,36 @@ TEST_F(OptionsTest, EveryProblemIsReportedAtOnce) {
   EXPECT_EQ(status.message(),
             "layers_max: -1, must be 1..4096\n"
             "window_tokens: 65, must be 64..1048576, a multiple of 64\n"
-            "listen: 0.0.0.0:7000, must be a Unix socket unless tokens_file is set\n"
+            "listen: 0.0.0.0:7000, must be a Unix socket unless tokens_file and "
+            "tls_cert_file are set\n"
             "device: tpu, must be auto, cpu, cuda:N or a GPU's UUID\n"
             "log_level: loud, must be trace, debug, info, warn, error");
 }
 
-TEST_F(OptionsTest, WithTokensTheDaemonMayListenOnTheNetwork) {
+TEST_F(OptionsTest, WithTokensAndTlsTheDaemonMayListenOnTheNetwork) {
   Options options = OptionsFromFlags();
   options.listen = "0.0.0.0:7000";
   options.tokens_file = "/etc/kvdepot/tokens";
+  EXPECT_FALSE(options.Validate().ok());
+  options.tls_cert_file = "/etc/kvdepot/cert.pem";
+  EXPECT_EQ(options.Validate().message(),
+            "tls_key_file: , must be set if and only if tls_cert_file is");
+  options.tls_key_file = "/etc/kvdepot/key.pem";
   EXPECT_TRUE(options.Validate().ok()) << options.Validate();
+  options.tls_client_ca_file = "/etc/kvdepot/clients.pem";
+  EXPECT_TRUE(options.Validate().ok()) << options.Validate();
+  options.listen = "unix:///run/x.sock";
+  options.tls_cert_file = options.tls_key_file = "";
+  EXPECT_EQ(
+      options.Validate().message(),
+      "tls_client_ca_file: /etc/kvdepot/clients.pem, must be empty unless tls_cert_file is set");
 }
 
 TEST_F(OptionsTest, AnAddressIsNamedOnce) {
   Options options = OptionsFromFlags();
   options.tokens_file = "/etc/kvdepot/tokens";
+  options.tls_cert_file = "/etc/kvdepot/cert.pem";
+  options.tls_key_file = "/etc/kvdepot/key.pem";
   options.listen = "0.0.0.0:7000,unix:///run/x.sock,0.0.0.0:7000,unix:/run/x.sock";
   EXPECT_EQ(options.Validate().message(),
             "listen: 0.0.0.0:7000, must be named once\n"
