@@ -26,6 +26,10 @@ using kvdepot::Options;
 ABSL_FLAG(std::string, listen, Options().listen,
           "gRPC addresses, separated by commas: unix:///path or host:port. Empty: "
           "unix://$XDG_RUNTIME_DIR/kvdepot/kvdepotd.sock, or below /tmp/kvdepot-UID");
+ABSL_FLAG(std::string, socket_group, Options().socket_group,
+          "group of the Unix sockets. Empty: the process's own");
+ABSL_FLAG(std::string, socket_mode, Options().socket_mode,
+          "mode of the Unix sockets, octal: who may open one is a client");
 ABSL_FLAG(std::string, metrics_address, Options().metrics_address,
           "host:port of /metrics, /healthz and /readyz; port 0 picks a free one. Empty: none");
 ABSL_FLAG(std::string, tokens_file, Options().tokens_file,
@@ -234,6 +238,8 @@ absl::Status Options::Validate() const {
         "set if and only if tls_cert_file is");
   check(tls_client_ca_file.empty() || !tls_cert_file.empty(), "tls_client_ca_file",
         tls_client_ca_file, "empty unless tls_cert_file is set");
+  check(ParseSocketMode(socket_mode).has_value(), "socket_mode", socket_mode,
+        "octal digits, at most 0777");
   check(metrics_address.empty() || absl::StrContains(metrics_address, ':'), "metrics_address",
         metrics_address, "host:port or empty");
   check(IsDeviceName(device), "device", device, kDeviceNames);
@@ -268,10 +274,16 @@ absl::Status Options::Validate() const {
   return absl::InvalidArgumentError(absl::StrJoin(problems, "\n"));
 }
 
+SocketAccess Options::socket_access() const {
+  return {socket_group, ParseSocketMode(socket_mode).value_or(0600)};
+}
+
 Options OptionsFromFlags() {
   Options options;
   options.listen = absl::GetFlag(FLAGS_listen);
   if (options.listen.empty()) options.listen = DefaultListen();
+  options.socket_group = absl::GetFlag(FLAGS_socket_group);
+  options.socket_mode = absl::GetFlag(FLAGS_socket_mode);
   options.metrics_address = absl::GetFlag(FLAGS_metrics_address);
   options.tokens_file = absl::GetFlag(FLAGS_tokens_file);
   options.tls_cert_file = absl::GetFlag(FLAGS_tls_cert_file);

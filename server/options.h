@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "gpu/slab_pool.h"
 #include "server/engine_options.h"
+#include "server/unix_socket.h"
 
 namespace kvdepot {
 
@@ -31,6 +32,10 @@ struct Options {
   // unix://DIRECTORY/kvdepotd.sock, where DIRECTORY is $XDG_RUNTIME_DIR/kvdepot, or
   // /tmp/kvdepot-UID where that variable is not set.
   std::string listen;
+  // Group and mode (octal) of Unix sockets: who may open one is a client. Group empty: the
+  // process's own.
+  std::string socket_group;
+  std::string socket_mode = "0600";
   // host:port of /metrics, /healthz and /readyz; port 0 picks a free one. Empty: none.
   std::string metrics_address = "127.0.0.1:9464";
   // One "TENANT SHA256HEX" a line (tenants.h). Empty: no tokens; whoever reaches the Unix socket is
@@ -86,6 +91,9 @@ struct Options {
 
   // budget_bytes is no flag: it is set from memory_budget once the device is known.
   EngineOptions engine;
+
+  // Of socket_group and socket_mode, which is valid.
+  SocketAccess socket_access() const;
 
   // INVALID_ARGUMENT that lists every problem, one a line, naming flag, value and range.
   absl::Status Validate() const;

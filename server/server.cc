@@ -217,7 +217,7 @@ absl::Status Server::Listen() {
   for (size_t i = 0; i < addresses.size(); ++i) {
     const std::string path = UnixSocketPath(addresses[i]);
     if (!path.empty()) {
-      absl::StatusOr<UnixSocketClaim> claim = ClaimUnixSocket(path);
+      absl::StatusOr<UnixSocketClaim> claim = ClaimUnixSocket(path, options_.socket_access());
       if (!claim.ok()) return claim.status();
       socket_claims_.push_back(*std::move(claim));
       if (life_sockets_ == nullptr) {
@@ -243,12 +243,18 @@ absl::Status Server::Listen() {
     return absl::FailedPreconditionError(absl::StrCat(
         "listen: cannot listen on ", failed < ports.size() ? addresses[failed] : options_.listen));
   }
-  for (size_t i = 0; i < addresses.size(); ++i) {
-    const bool is_unix = !UnixSocketPath(addresses[i]).empty();
+  absl::Status status = life_sockets_ == nullptr
+                            ? absl::OkStatus()
+                            : ShareUnixSocket(life_sockets_->path(), options_.socket_access());
+  for (size_t i = 0; i < addresses.size() && status.ok(); ++i) {
+    const std::string path = UnixSocketPath(addresses[i]);
+    if (!path.empty()) status = ShareUnixSocket(path, options_.socket_access());
     addresses_.push_back(
-        is_unix ? addresses[i]
-                : absl::StrCat(addresses[i].substr(0, addresses[i].rfind(':') + 1), ports[i]));
+        !path.empty()
+            ? addresses[i]
+            : absl::StrCat(addresses[i].substr(0, addresses[i].rfind(':') + 1), ports[i]));
   }
+  if (!status.ok()) return status;
   grpc_->GetHealthCheckService()->SetServingStatus(kServiceName, true);
   return absl::OkStatus();
 }

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 
 namespace kvdepot {
 
@@ -31,10 +32,25 @@ class UnixSocketClaim {
   int fd_ = -1;
 };
 
-// Makes `path` free to bind, for as long as the claim lives: creates its parent folder with mode
-// 0700 if it is missing, and removes a socket that nobody listens on. FAILED_PRECONDITION: a daemon
-// has it, something else is there, the folder belongs to somebody else, or the path is too long.
-absl::StatusOr<UnixSocketClaim> ClaimUnixSocket(const std::string& path);
+// Who beside their owner may reach sockets.
+struct SocketAccess {
+  std::string group;   // empty: nobody's but the process's own
+  mode_t mode = 0600;  // of sockets
+};
+
+// Octal digits, as chmod takes them; none for anything else, and for more than 0777.
+absl::optional<mode_t> ParseSocketMode(absl::string_view text);
+
+// Makes `path` free to bind, for as long as the claim lives: creates its parent folder if it is
+// missing, with mode 0700, or of the group and with 0750, and removes a socket that nobody listens
+// on. FAILED_PRECONDITION: a daemon has it, something else is there, the folder belongs to somebody
+// else, the path is too long, or ShareUnixSocket's.
+absl::StatusOr<UnixSocketClaim> ClaimUnixSocket(const std::string& path,
+                                                const SocketAccess& access = {});
+
+// Gives a bound socket group and mode. FAILED_PRECONDITION: there is no such group, or this process
+// may not.
+absl::Status ShareUnixSocket(const std::string& path, const SocketAccess& access);
 
 // What is created while this lives is for the owner alone: a socket gets mode 0600 from the moment
 // that it exists. The mask is the process's: for start-up, before other threads create files.

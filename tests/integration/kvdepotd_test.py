@@ -1,5 +1,6 @@
 """The program itself: exit codes, messages, log lines, signals, pages."""
 
+import grp
 import os
 import re
 import signal
@@ -117,6 +118,18 @@ class KvdepotdTest(unittest.TestCase):
         self.assertIn("event=draining", rest)
         self.assertIn("event=drained", rest)
         self.assertFalse(os.path.exists(f"{self.folder}/new/socket"))
+
+    def test_sockets_may_be_shared(self):
+        daemon = Daemon(self.folder, "--socket_mode=0660", f"--socket_group={grp.getgrgid(os.getgid()).gr_name}")
+        for name, mode in {"": 0o750, "/socket": 0o660, "/socket.life": 0o660}.items():
+            self.assertEqual(os.stat(f"{self.folder}/new{name}").st_mode & 0o777, mode, name)
+        self.assertEqual(daemon.stop()[0], 0)
+        code, _, err = run("--socket_mode=0999")
+        self.assertEqual((code, err), (2, "kvdepotd: socket_mode: 0999, must be octal digits, at most 0777\n"))
+        code, _, err = run(f"--listen=unix://{self.folder}/other/socket", "--socket_group=no-such-group",
+                           "--metrics_address=", f"--device={DEVICE}", "--memory_budget=16MiB")
+        self.assertEqual(code, 1)
+        self.assertIn("socket_group: no-such-group, is no group of this machine", err)
 
     def test_a_budget_that_is_not_free(self):
         short = "--memory_budget=1000000TiB"

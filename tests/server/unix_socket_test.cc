@@ -1,5 +1,6 @@
 #include "server/unix_socket.h"
 
+#include <grp.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -49,6 +50,33 @@ TEST_F(UnixSocketTest, CreatesThePrivateFolder) {
   struct stat info = {};
   ASSERT_EQ(stat((folder_ + "/new").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0700u);
+}
+
+TEST(SocketMode, IsOctal) {
+  EXPECT_EQ(ParseSocketMode("0600"), 0600u);
+  EXPECT_EQ(ParseSocketMode("660"), 0660u);
+  EXPECT_EQ(ParseSocketMode("0777"), 0777u);
+  for (const char* const wrong : {"", "0888", "rw", "1000", "-1", "07777777777777777777777"})
+    EXPECT_FALSE(ParseSocketMode(wrong).has_value()) << wrong;
+}
+
+TEST_F(UnixSocketTest, SharesFolderAndSocketWithAGroup) {
+  // A group that this process has, so that it may give files to it.
+  const group* const own = getgrgid(getegid());
+  if (own == nullptr) GTEST_SKIP() << "this process's group has no name";
+  const SocketAccess access{own->gr_name, 0660};
+  const std::string path = folder_ + "/new/x.sock";
+  ASSERT_TRUE(ClaimUnixSocket(path, access).ok());
+  close(Listen(path));
+  ASSERT_TRUE(ShareUnixSocket(path, access).ok());
+  struct stat info = {};
+  ASSERT_EQ(stat((folder_ + "/new").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0750u);
+  ASSERT_EQ(stat(path.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0660u);
+  EXPECT_EQ(info.st_gid, getegid());
+  EXPECT_EQ(ShareUnixSocket(path, {"no-such-group", 0660}).message(),
+            "socket_group: no-such-group, is no group of this machine");
 }
 
 TEST_F(UnixSocketTest, RemovesAStaleSocketOnly) {
