@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "server/command_line.h"
 #include "server/options.h"
+#include "server/service_manager.h"
 
 namespace kvdepot {
 namespace {
@@ -83,8 +84,17 @@ int RunDaemon(int argc, char** argv, Server::Hooks hooks) {
   if (absl::IsCancelled(server.status())) return 0;
   if (!server.ok()) return Fail(server.status(), kExitNotStarted);
 
+  const ServiceManager manager;
+  const std::string serving =
+      absl::StrCat("serves on ", absl::StrJoin((*server)->addresses(), ","));
+  manager.Ready(serving);
   int received = 0;
-  while (sigwait(&signals, &received) == 0 && received == SIGHUP) Reload(argc, argv, server->get());
+  while (sigwait(&signals, &received) == 0 && received == SIGHUP) {
+    manager.Reloading();
+    Reload(argc, argv, server->get());
+    manager.Ready(serving);
+  }
+  manager.Stopping();
   (*server)->Drain();
   const absl::Status fault = (*server)->fault();
   return fault.ok() ? 0 : Fail(fault, kExitDeviceFailed);

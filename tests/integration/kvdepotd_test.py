@@ -4,9 +4,11 @@ import grp
 import os
 import re
 import signal
+import socket
 import subprocess
 import tempfile
 import unittest
+import unittest.mock
 import urllib.error
 import urllib.request
 
@@ -118,6 +120,22 @@ class KvdepotdTest(unittest.TestCase):
         self.assertIn("event=draining", rest)
         self.assertIn("event=drained", rest)
         self.assertFalse(os.path.exists(f"{self.folder}/new/socket"))
+
+    def test_tells_systemd_what_it_does(self):
+        for name in (f"{self.folder}/notify", f"@kvdepot-test-{os.getpid()}"):
+            manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self.addCleanup(manager.close)
+            manager.bind(name.replace("@", "\0", 1))
+            manager.settimeout(30)
+            with unittest.mock.patch.dict(os.environ, NOTIFY_SOCKET=name):
+                daemon = Daemon(self.folder)
+            self.assertEqual(manager.recv(1000).decode(),
+                             f"READY=1\nSTATUS=serves on unix://{self.folder}/new/socket")
+            daemon.process.send_signal(signal.SIGHUP)
+            self.assertRegex(manager.recv(1000).decode(), r"^RELOADING=1\nMONOTONIC_USEC=\d+$")
+            self.assertIn("READY=1", manager.recv(1000).decode())
+            self.assertEqual(daemon.stop()[0], 0)
+            self.assertIn("STOPPING=1", manager.recv(1000).decode())
 
     def test_sockets_may_be_shared(self):
         daemon = Daemon(self.folder, "--socket_mode=0660", f"--socket_group={grp.getgrgid(os.getgid()).gr_name}")
