@@ -125,25 +125,31 @@ absl::Status SessionCells::Grow(const std::vector<Plan>& plans) {
   return absl::OkStatus();
 }
 
+size_t SessionCells::UpdateBytes(const std::vector<Plan>& plans) const {
+  Pieces size;
+  size.Take(layer_count() * sizeof(MappedUpdate));
+  for (size_t i = 0; i < layer_count(); ++i) {
+    const size_t kv_heads = static_cast<size_t>(shape_.layers[i].kv_heads);
+    size.Take(plans[i].coded * sizeof(CodedRun));
+    size.Take(plans[i].exact * sizeof(ExactRun));
+    size.Take(kv_heads * sizeof(DeviceHead));
+    size.Take(kv_heads * sizeof(uint32_t));
+  }
+  return size.size_bytes();
+}
+
 absl::StatusOr<std::shared_ptr<PinnedBuffer>> SessionCells::Take(const MappedDirectory& directory,
                                                                  bool goes_on, StagingPool* staging,
                                                                  cudaStream_t stream) {
   std::vector<Plan> plans;
-  Pieces size;
-  size.Take(layer_count() * sizeof(MappedUpdate));
   for (size_t i = 0; i < layer_count(); ++i) {
     absl::StatusOr<Plan> plan = PlanOf(directory, i);
     if (!plan.ok()) return plan.status();
-    const size_t kv_heads = static_cast<size_t>(shape_.layers[i].kv_heads);
-    size.Take(plan->coded * sizeof(CodedRun));
-    size.Take(plan->exact * sizeof(ExactRun));
-    size.Take(kv_heads * sizeof(DeviceHead));
-    size.Take(kv_heads * sizeof(uint32_t));
     plans.push_back(*std::move(plan));
   }
   absl::Status status = Grow(plans);
   if (!status.ok()) return status;
-  absl::StatusOr<std::shared_ptr<PinnedBuffer>> buffer = staging->Take(size.size_bytes());
+  absl::StatusOr<std::shared_ptr<PinnedBuffer>> buffer = staging->Take(UpdateBytes(plans));
   if (!buffer.ok()) return buffer;
 
   Pieces pieces;
@@ -175,16 +181,16 @@ absl::StatusOr<std::shared_ptr<PinnedBuffer>> SessionCells::Take(const MappedDir
     update.exact_runs = static_cast<uint32_t>(plan.exact);
     update.kv_heads = static_cast<uint32_t>(kv_heads);
     const auto& calibration = directory.layers[i].calibration;
-    if (shape_.codec == Codec::kPackKv) {
-      // Its channels have no order of their own.
+    if (shape_.codec == Codec::kPackKv || calibration != nullptr) {
       update.next.block_cost_bytes =
           reinterpret_cast<const uint32_t*>(lists_.data() + place.block_costs);
+    }
+    if (shape_.codec == Codec::kPackKv) {
+      // Its channels have no order of their own, so there are no heads.
       std::fill_n(costs, kv_heads, PackKvBlockCostBytes(shape.head_dim));
       update.block_cost_bytes = costs;
     } else if (calibration != nullptr) {
       update.next.heads = reinterpret_cast<const DeviceHead*>(lists_.data() + place.heads);
-      update.next.block_cost_bytes =
-          reinterpret_cast<const uint32_t*>(lists_.data() + place.block_costs);
       if (place.calibration != calibration) {
         FillDeviceHeads(shape, *calibration, heads);
         std::transform(heads, heads + kv_heads, costs, BlockCostBytes);

@@ -67,6 +67,8 @@ class SessionCells {
 
   absl::StatusOr<Plan> PlanOf(const MappedDirectory& directory, size_t layer) const;
   absl::Status Grow(const std::vector<Plan>& plans);
+  // Of what Take has the device read.
+  size_t UpdateBytes(const std::vector<Plan>& plans) const;
 
   const MappedShape shape_;
   const DeviceBuffer fixed_;

@@ -180,9 +180,11 @@ class Backend {
   virtual void ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) = 0;
   virtual void WriteBytes(const std::byte* host, size_t size_bytes, std::byte* device) = 0;
 
-  // DATA_LOSS if the segment's header is not one of `size_bytes` (a multiple of 8) or its checksum
-  // does not match the bytes.
-  virtual absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) = 0;
+  // DATA_LOSS naming what is wrong, unless `size_bytes` (a multiple of 8) are a whole segment of
+  // that geometry, with a checksum that matches the bytes, and all that reading it here relies on
+  // is in order.
+  virtual absl::Status VerifySegment(const std::byte* segment, size_t size_bytes,
+                                     const SegmentGeometry& geometry) = 0;
 };
 
 // Bytes of a sealed segment, of `packkv` at most. `calibration` is that of `planes`, `packkv` are

@@ -123,8 +123,10 @@ class CpuBackend : public Backend {
     memcpy(device, host, size_bytes);
   }
 
-  absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) override {
-    return ValidateSegment(absl::MakeConstSpan(segment, size_bytes));
+  absl::Status VerifySegment(const std::byte* segment, size_t size_bytes,
+                             const SegmentGeometry& geometry) override {
+    absl::Status status = ValidateSegment(absl::MakeConstSpan(segment, size_bytes));
+    return status.ok() ? CheckGeometry(SegmentView::Of(segment), geometry) : status;
   }
 
  private:

@@ -137,7 +137,8 @@ class CudaBackend final : public Backend {
   }
   void ReadBytes(const std::byte* device, size_t size_bytes, std::byte* host) override;
   void WriteBytes(const std::byte* host, size_t size_bytes, std::byte* device) override;
-  absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) override;
+  absl::Status VerifySegment(const std::byte* segment, size_t size_bytes,
+                             const SegmentGeometry& geometry) override;
 
  private:
   // The one place that hears of every failure of the device. Whether to go on.
@@ -380,9 +381,11 @@ void CudaBackend::WriteBytes(const std::byte* host, size_t size_bytes, std::byte
   }
 }
 
-absl::Status CudaBackend::VerifyChecksum(const std::byte* segment, size_t size_bytes) {
+absl::Status CudaBackend::VerifySegment(const std::byte* segment, size_t size_bytes,
+                                        const SegmentGeometry& geometry) {
   if (!Enter()) return health();
-  absl::Status status = workspace_.segments.Verify(segment, size_bytes, workspace_.stream);
+  absl::Status status =
+      workspace_.segments.Verify(segment, size_bytes, geometry, workspace_.stream);
   if (!absl::IsDataLoss(status)) Ok(status);
   return status;
 }

@@ -153,6 +153,20 @@ uint64_t SegmentChecksum(absl::Span<const std::byte> segment) {
 }
 
 // The checksum costs the most and comes last.
+absl::Status CheckGeometry(const SegmentView& segment, const SegmentGeometry& geometry) {
+  const auto check = [](absl::string_view field, auto value, auto expected) {
+    return value == expected ? absl::OkStatus()
+                             : Damaged(field, static_cast<uint64_t>(value),
+                                       absl::StrCat(static_cast<uint64_t>(expected)));
+  };
+  absl::Status status = check("codec", segment.codec(), geometry.codec);
+  if (status.ok()) status = check("dtype", segment.dtype(), geometry.dtype);
+  if (status.ok()) status = check("kv_heads", segment.kv_heads(), geometry.kv_heads);
+  if (status.ok()) status = check("head_dim", segment.head_dim(), geometry.head_dim);
+  if (status.ok()) status = check("tokens", segment.tokens(), geometry.tokens);
+  return status;
+}
+
 absl::Status ValidateSegment(absl::Span<const std::byte> bytes) {
   absl::Status status = ValidateHeader(bytes, bytes.size());
   if (status.ok() &&

@@ -73,6 +73,9 @@ inline constexpr size_t kSegmentHeaderBytesMax = SegmentHeaderBytes(kSegmentKvHe
 // gpu/FORMAT.md, "Checksum", whatever the checksum field holds. `segment` has a whole header.
 uint64_t SegmentChecksum(absl::Span<const std::byte> segment);
 
+// Whether a segment with a valid header is of that geometry. DATA_LOSS as ValidateSegment.
+absl::Status CheckGeometry(const SegmentView& segment, const SegmentGeometry& geometry);
+
 // Checks everything that reading a segment relies on: magic, version, geometry, pattern numbers,
 // the body of `packkv`, size, checksum. DATA_LOSS names the field, its value and what was expected.
 // `bytes` may be anything and need no alignment; a view of it may be used only if it is 8-byte

@@ -8,6 +8,7 @@
 #include "gpu/checksum_cuda.h"
 #include "gpu/cuda_status.h"
 #include "gpu/device_head.h"
+#include "gpu/packkv/cuda_support.h"
 #include "gpu/packkv/encode_cuda.h"
 #include "gpu/planes/encode_cuda.h"
 #include "gpu/raw/segment_cuda.h"
@@ -253,7 +254,7 @@ absl::Status CudaSegments::ChannelVariances(absl::Span<const CalibrationJob> job
 }
 
 absl::Status CudaSegments::Verify(const std::byte* segment, size_t size_bytes,
-                                  const Stream& stream) {
+                                  const SegmentGeometry& geometry, const Stream& stream) {
   KVDEPOT_CHECK(size_bytes % 8 == 0 && size_bytes <= kSegmentBytesMax);
   arguments_.Clear();
   const auto job = arguments_.Add<SegmentJob>(1);
@@ -281,9 +282,8 @@ absl::Status CudaSegments::Verify(const std::byte* segment, size_t size_bytes,
   uint64_t checksum;
   memcpy(&checksum, *read, sizeof(checksum));
   status = ValidateSegment({*read + kChecksumBytes, first_bytes}, size_bytes, checksum);
-  if (!status.ok() || SegmentView::Of(*read + kChecksumBytes).codec() != Codec::kPackKv) {
-    return status;
-  }
+  if (status.ok()) status = CheckGeometry(SegmentView::Of(*read + kChecksumBytes), geometry);
+  if (!status.ok() || geometry.codec != Codec::kPackKv) return status;
   // Its body leads readers from place to place.
   std::vector<uint64_t> words(size_bytes / sizeof(uint64_t));
   status = CudaStatus(
@@ -291,7 +291,11 @@ absl::Status CudaSegments::Verify(const std::byte* segment, size_t size_bytes,
       "reading a segment");
   if (status.ok()) status = stream.Synchronize();
   if (!status.ok()) return status;
-  return ValidateSegment({reinterpret_cast<const std::byte*>(words.data()), size_bytes});
+  const std::byte* const copy = reinterpret_cast<const std::byte*>(words.data());
+  status = ValidateSegment({copy, size_bytes});
+  if (!status.ok()) return status;
+  return packkv::CheckReadableOnCuda(geometry.head_dim,
+                                     SegmentView::Of(copy).packkv_body().header());
 }
 
 }  // namespace kvdepot

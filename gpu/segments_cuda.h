@@ -38,7 +38,8 @@ class CudaSegments {
 
   // As ValidateSegment, DATA_LOSS included. `segment` is device memory, aligned to 8 bytes, of
   // `size_bytes`: a multiple of 8, at most that of the largest segment.
-  absl::Status Verify(const std::byte* segment, size_t size_bytes, const Stream& stream);
+  absl::Status Verify(const std::byte* segment, size_t size_bytes, const SegmentGeometry& geometry,
+                      const Stream& stream);
 
  private:
   // Neighbours among the jobs that go into one launch.

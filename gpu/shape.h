@@ -62,6 +62,15 @@ struct LayerShape {
   }
 };
 
+// What whoever reads a segment takes for granted of it.
+struct SegmentGeometry {
+  Codec codec = Codec::kRaw;
+  DType dtype = DType::kBf16;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int tokens = 0;
+};
+
 // Bytes of an exact extent for `tokens` tokens of one layer: head after head K[tokens][D],
 // V[tokens][D].
 constexpr size_t ExactExtentBytes(const LayerShape& shape, DType dtype, int tokens) {

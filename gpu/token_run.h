@@ -37,6 +37,14 @@ constexpr TokenRun::Form SegmentForm(Codec codec) {
   return TokenRun::Form::kRaw;
 }
 
+// Of a run that is no exact extent.
+constexpr Codec FormCodec(TokenRun::Form form) {
+  for (const Codec codec : kCodecs) {
+    if (SegmentForm(codec) == form) return codec;
+  }
+  return Codec::kRaw;
+}
+
 }  // namespace kvdepot
 
 #endif  // KVDEPOT_GPU_TOKEN_RUN_H_

@@ -84,9 +84,11 @@ class FetchWork final : public EngineWork<FetchedTokens> {
 
   absl::optional<absl::StatusOr<FetchedTokens>> Step() override {
     for (size_t i = 0; i < view_.runs.size(); ++i) {
-      if (view_.runs[i].form == TokenRun::Form::kExact) continue;
-      absl::Status intact = state()->backend->VerifyChecksum(
-          view_.runs[i].data, view_.extents[i]->memory->size_bytes());
+      const TokenRun& run = view_.runs[i];
+      if (run.form == TokenRun::Form::kExact) continue;
+      absl::Status intact = state()->backend->VerifySegment(
+          run.data, view_.extents[i]->memory->size_bytes(),
+          {FormCodec(run.form), dtype_, shape_.kv_heads, shape_.head_dim, run.capacity});
       if (!intact.ok()) return intact;
     }
     FetchedTokens fetched;

@@ -23,6 +23,12 @@ absl::Status Damaged(absl::string_view field, uint64_t value, absl::string_view 
       absl::StrCat("segment ", field, " is ", value, ", expected ", expected));
 }
 
+constexpr uint16_t kBf16Infinity = 0x7F80;
+constexpr absl::string_view kStepLimits = "a positive normal bf16";
+
+// As encoders make them: 2^-126 at least, and finite.
+bool IsStep(uint16_t bf16) { return bf16 >= 0x0080 && bf16 < kBf16Infinity; }
+
 }  // namespace
 
 size_t BodyBytesMax(const LayerShape& shape, const Options& options, int blocks) {
@@ -52,8 +58,10 @@ absl::StatusOr<BodyView> BodyView::Validate(absl::Span<const std::byte> body, in
       BodyLayoutOf(kv_heads, head_dim, blocks, view.header().pack_tokens, view.is_normalized())
           .tiles_at();
   if (body.size() < at) return Damaged("length", body.size(), absl::StrCat("at least ", at));
+  status = view.CheckChannels();
   for (int block = 0; block < blocks && status.ok(); ++block) {
-    status = view.CheckOrder(block);
+    status = view.CheckSteps(block);
+    if (status.ok()) status = view.CheckOrder(block);
     for (int head = 0; head < kv_heads; ++head) {
       for (const Tensor tensor : {Tensor::kKey, Tensor::kValue}) {
         if (status.ok()) status = view.CheckTile(block, head, tensor, body.size(), &at);
@@ -74,6 +82,41 @@ absl::Status BodyView::CheckHeader() const {
   if (header().v_bits > 8) return Damaged("v_bits", header().v_bits, "at most 8");
   if (header().form > static_cast<uint8_t>(Form::kNormalized)) {
     return Damaged("form", header().form, "0 (tokens) or 1 (normalized)");
+  }
+  if (header().repacking < 1 || header().repacking > 3)
+    return Damaged("repacking", header().repacking, "1 (none), 2 (median) or 3 (greedy)");
+  for (const uint8_t byte : header().zero)
+    if (byte != 0) return Damaged("reserved byte", byte, "0");
+  return absl::OkStatus();
+}
+
+absl::Status BodyView::CheckChannels() const {
+  for (int head = 0; is_normalized() && head < kv_heads_; ++head) {
+    for (const Tensor tensor : {Tensor::kKey, Tensor::kValue}) {
+      const size_t dim = static_cast<size_t>(head_dim_);
+      const absl::Span<const uint16_t> both = absl::MakeConstSpan(channels(head, tensor), 2 * dim);
+      for (const uint16_t centre : both.first(dim)) {
+        if ((centre & kBf16Infinity) == kBf16Infinity)
+          return Damaged(absl::StrCat("centre of head ", head), centre, "finite");
+      }
+      for (const uint16_t scale : both.subspan(dim)) {
+        if (!IsStep(scale))
+          return Damaged(absl::StrCat("scale of head ", head), scale, kStepLimits);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BodyView::CheckSteps(int block) const {
+  for (int head = 0; head < (is_normalized() ? kv_heads_ : 1); ++head) {
+    const StepTable& table = steps(block, head);
+    for (const auto* const scales : {&table.k_scale, &table.v_scale}) {
+      for (const uint16_t scale : *scales) {
+        if (!IsStep(scale))
+          return Damaged(absl::StrCat("step of block ", block), scale, kStepLimits);
+      }
+    }
   }
   return absl::OkStatus();
 }

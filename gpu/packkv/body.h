@@ -69,6 +69,8 @@ class BodyView {
       : body_(body), kv_heads_(kv_heads), head_dim_(head_dim), blocks_(blocks) {}
 
   absl::Status CheckHeader() const;
+  absl::Status CheckChannels() const;
+  absl::Status CheckSteps(int block) const;
   absl::Status CheckOrder(int block) const;
   absl::Status CheckTile(int block, int head, Tensor tensor, size_t body_bytes, size_t* at) const;
   const std::byte* table(int block) const;

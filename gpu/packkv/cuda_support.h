@@ -3,6 +3,7 @@
 #define KVDEPOT_GPU_PACKKV_CUDA_SUPPORT_H_
 
 #include "absl/status/status.h"
+#include "gpu/packkv/format.h"
 #include "gpu/packkv/options.h"
 #include "gpu/shape.h"
 
@@ -12,6 +13,9 @@ namespace kvdepot::packkv {
 // attends to such layers: head_dim 64 and 128, packs of 16 of codes of up to four bits, not
 // normalised, any repacking but greedy. `options` are valid.
 absl::Status SupportedOnCuda(const LayerShape& shape, const Options& options);
+
+// DATA_LOSS naming the field unless kernels can read a body with that header, which is valid.
+absl::Status CheckReadableOnCuda(int head_dim, const BodyHeader& header);
 
 }  // namespace kvdepot::packkv
 

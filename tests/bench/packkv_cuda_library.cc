@@ -136,6 +136,8 @@ class PackKvBench {
     of_.rows = static_cast<uint32_t>(rows);
   }
 
+  void SetOverlap(bool overlaps) { of_.overlaps_launch_before = overlaps; }
+
   // Of one copy.
   size_t bytes() const { return bytes_; }
 
@@ -185,10 +187,16 @@ class PackKvBench {
   // [kv_head][token][channel], by the CPU's decoder.
   void Decode(bool is_value, float* values) const {
     for (int head = 0; head < kv_heads_; ++head) {
+      const float* const first = values;
       for (int i = 0; i < segments_; ++i) {
         const size_t count = static_cast<size_t>(kSegmentTokensMax) * kHeadDim;
-        ViewOf(Body(i)).Decode(head, is_value ? packkv::Tensor::kValue : packkv::Tensor::kKey, 0,
-                               {values, count});
+        const size_t distinct = bodies_.size();
+        if (static_cast<size_t>(i) < distinct) {
+          ViewOf(Body(i)).Decode(head, is_value ? packkv::Tensor::kValue : packkv::Tensor::kKey, 0,
+                                 {values, count});
+        } else {
+          std::copy_n(first + static_cast<size_t>(i) % distinct * count, count, values);
+        }
         values += count;
       }
     }
@@ -250,6 +258,10 @@ void* PackKvBenchCreate(int tokens, int kv_heads, int rows, float k_scale, float
 void PackKvBenchDestroy(void* bench) { delete static_cast<kvdepot::PackKvBench*>(bench); }
 double PackKvBenchBytes(void* bench) {
   return static_cast<double>(static_cast<kvdepot::PackKvBench*>(bench)->bytes());
+}
+// PackKvTokens::overlaps_launch_before.
+void PackKvBenchSetOverlap(void* bench, int overlaps) {
+  static_cast<kvdepot::PackKvBench*>(bench)->SetOverlap(overlaps != 0);
 }
 // LaunchKeyProducts and LaunchValueProducts over a copy's tokens.
 int PackKvBenchKeys(void* bench, int copy, const void* q, void* scores, void* stream) {

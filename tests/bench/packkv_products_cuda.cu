@@ -424,16 +424,16 @@ __global__ void __launch_bounds__(32 * kWarps)
                                     output + head * of.rows * kHeadDim);
 }
 
-// Behind another launch, whose end it waits for on the device.
-template <class... Parameters, class... Arguments>
-cudaError_t Launch(void (*kernel)(Parameters...), uint32_t blocks, int warps, uint32_t shared_bytes,
-                   cudaStream_t stream, Arguments... arguments) {
+template <class... Arguments>
+cudaError_t Launch(void (*kernel)(PackKvTokens, Arguments...), uint32_t blocks, int warps,
+                   uint32_t shared_bytes, cudaStream_t stream, const PackKvTokens& of,
+                   Arguments... arguments) {
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  attribute.val.programmaticStreamSerializationAllowed = of.overlaps_launch_before ? 1 : 0;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(blocks);
   config.blockDim = dim3(static_cast<unsigned>(32 * warps));
@@ -441,7 +441,7 @@ cudaError_t Launch(void (*kernel)(Parameters...), uint32_t blocks, int warps, ui
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+  return cudaLaunchKernelEx(&config, kernel, of, arguments...);
 }
 
 uint32_t StepsOf(const PackKvTokens& of) { return of.tokens / kStepTokens; }

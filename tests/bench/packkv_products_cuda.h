@@ -25,6 +25,9 @@ struct PackKvTokens {
   // Of the largest tiles.
   uint32_t k_tile_bytes = 0;
   uint32_t v_tile_bytes = 0;
+  // Programmatic dependent launch: begins beside the end of the launch before on the stream, and
+  // waits for that on the device once it has asked for its first tokens.
+  bool overlaps_launch_before = true;
 };
 
 // scores [kv_head][row][token] = k . q, of q [kv_head][row][channel]. head_dim 128.

@@ -18,7 +18,7 @@ inline constexpr uint32_t kTablesBytes = kStepBlocks * sizeof(packkv::TokenTable
 
 // Of a step: what the directory says of its rounds, tables, tiles.
 __host__ __device__ constexpr uint32_t SlotBytes(uint32_t tile_bytes) {
-  return sizeof(uint4) + kTablesBytes + kStepBlocks * tile_bytes + 16;
+  return sizeof(uint4) + kTablesBytes + kStepBlocks * tile_bytes + packkv::kTileSlackBytes;
 }
 
 // A step in shared memory.

@@ -490,7 +490,11 @@ TEST_P(BackendContractTest, DamagedSegmentsAreFound) {
   std::byte* const segment = const_cast<std::byte*>(layer.runs()[1].data);
   const size_t size_bytes =
       SegmentBytes(shape, DType::kBf16, Codec::kPlanes, &calibration, layer.runs()[1].capacity);
-  EXPECT_TRUE(backend_->VerifyChecksum(segment, size_bytes).ok());
+  const SegmentGeometry geometry{Codec::kPlanes, DType::kBf16, 2, 64, layer.runs()[1].capacity};
+  const auto verify = [&](const SegmentGeometry& of) {
+    return backend_->VerifySegment(segment, size_bytes, of);
+  };
+  EXPECT_EQ(verify(geometry), absl::OkStatus());
   const auto flip = [&](size_t offset) {
     std::byte byte;
     backend_->ReadBytes(segment + offset, 1, &byte);
@@ -500,11 +504,28 @@ TEST_P(BackendContractTest, DamagedSegmentsAreFound) {
   for (const size_t offset :
        {size_t{1}, size_t{17}, size_t{30}, size_t{70}, size_t{500}, size_bytes - 1}) {
     flip(offset);
-    EXPECT_EQ(backend_->VerifyChecksum(segment, size_bytes).code(), absl::StatusCode::kDataLoss)
-        << offset;
+    EXPECT_TRUE(absl::IsDataLoss(verify(geometry))) << offset;
     flip(offset);
   }
-  EXPECT_TRUE(backend_->VerifyChecksum(segment, size_bytes).ok());
+  EXPECT_EQ(verify(geometry), absl::OkStatus());
+  // Whole, but not what its reader is going to take it for.
+  const auto refusal = [&](const SegmentGeometry& of) { return std::string(verify(of).message()); };
+  SegmentGeometry other = geometry;
+  other.codec = Codec::kPackKv;
+  EXPECT_EQ(refusal(other), "segment codec is 2, expected 3");
+  other = geometry;
+  other.dtype = DType::kFp16;
+  EXPECT_EQ(refusal(other), "segment dtype is 1, expected 2");
+  other = geometry;
+  other.kv_heads = 4;
+  EXPECT_EQ(refusal(other), "segment kv_heads is 2, expected 4");
+  other = geometry;
+  other.head_dim = 128;
+  EXPECT_EQ(refusal(other), "segment head_dim is 64, expected 128");
+  other = geometry;
+  other.tokens += kBlockTokens;
+  EXPECT_EQ(refusal(other),
+            absl::StrCat("segment tokens is ", geometry.tokens, ", expected ", other.tokens));
 }
 
 // The bytes are those of the files, not of today's encoder: a reader that no longer understands
@@ -518,7 +539,10 @@ TEST_P(BackendContractTest, CommittedSegmentsOfVersion1HoldTheModelsValues) {
     ASSERT_TRUE(extent.ok());
     std::byte* const segment = (*extent)->data();
     backend_->WriteBytes(golden.segment.data(), golden.segment.size(), segment);
-    EXPECT_TRUE(backend_->VerifyChecksum(segment, golden.segment.size()).ok());
+    EXPECT_EQ(backend_->VerifySegment(segment, golden.segment.size(),
+                                      {golden.codec, golden.dtype, golden.shape.kv_heads,
+                                       golden.shape.head_dim, golden.tokens}),
+              absl::OkStatus());
 
     const LayerCalibration* const calibration =
         golden.codec == Codec::kPlanes ? &golden.calibration : nullptr;

@@ -69,8 +69,9 @@ class ForwardingBackend : public Backend {
   void WriteBytes(const std::byte* host, size_t size_bytes, std::byte* device) override {
     to_->WriteBytes(host, size_bytes, device);
   }
-  absl::Status VerifyChecksum(const std::byte* segment, size_t size_bytes) override {
-    return to_->VerifyChecksum(segment, size_bytes);
+  absl::Status VerifySegment(const std::byte* segment, size_t size_bytes,
+                             const SegmentGeometry& geometry) override {
+    return to_->VerifySegment(segment, size_bytes, geometry);
   }
 
  private:

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "gpu/numeric.h"
+#include "gpu/packkv/format.h"
 #include "gpu/segment_view.h"
 #include "gtest/gtest.h"
 #include "tests/gpu/backend_contract.h"
@@ -54,6 +55,9 @@ class PackKvContractTest : public BackendContractTest {
       chosen.options.repacking = static_cast<packkv::Repacking>(1 + random() % 3);
     } while (!backend_->Supports(chosen.shape, chosen.dtype, Codec::kPackKv, chosen.options).ok());
     return chosen;
+  }
+  static SegmentGeometry GeometryOf(const Case& of, int tokens) {
+    return {Codec::kPackKv, of.dtype, of.shape.kv_heads, of.shape.head_dim, tokens};
   }
   StoredLayer MakeLayer(const Case& of) const {
     return StoredLayer(*backend_, of.shape, of.dtype, Codec::kPackKv, nullptr, of.options);
@@ -270,13 +274,15 @@ TEST_P(PackKvContractTest, ASegmentsBytesWrittenOutAndLoadedAgainAreTheSameValue
     auto extent = backend_->Allocate("tenant", ExtentUse::kSealed, bytes.size());
     ASSERT_TRUE(extent.ok());
     backend_->WriteBytes(bytes.data(), bytes.size(), (*extent)->data());
-    EXPECT_EQ(backend_->VerifyChecksum((*extent)->data(), bytes.size()), absl::OkStatus());
+    const SegmentGeometry geometry = GeometryOf(of, run.capacity);
+    EXPECT_EQ(backend_->VerifySegment((*extent)->data(), bytes.size(), geometry), absl::OkStatus());
     run.data = (*extent)->data();
     EXPECT_EQ(DecodeK(of, run, 0, run.count), before);
 
     std::byte damaged = bytes[bytes.size() / 2] ^ std::byte{16};
     backend_->WriteBytes(&damaged, 1, (*extent)->data() + bytes.size() / 2);
-    EXPECT_TRUE(absl::IsDataLoss(backend_->VerifyChecksum((*extent)->data(), bytes.size())));
+    EXPECT_TRUE(
+        absl::IsDataLoss(backend_->VerifySegment((*extent)->data(), bytes.size(), geometry)));
   }
 }
 
@@ -286,7 +292,8 @@ TEST_P(PackKvContractTest, HostileBodiesAreNamedThoughTheChecksumFits) {
   Case of;
   of.shape = {2, 2, 128, 0, 0};
   of.options.pack_tokens = 8;
-  if (!backend_->Supports(of.shape, of.dtype, Codec::kPackKv, of.options).ok()) GTEST_SKIP();
+  if (!backend_->Supports(of.shape, of.dtype, Codec::kPackKv, of.options).ok())
+    of.options.pack_tokens = 16;
   const RandomTokens input(of.shape, of.dtype, kSinkTokens + 128, 1, random);
   StoredLayer layer = MakeLayer(of);
   layer.Store(input.host(), 1024, 0);
@@ -301,14 +308,15 @@ TEST_P(PackKvContractTest, HostileBodiesAreNamedThoughTheChecksumFits) {
   constexpr size_t kBody = 128;
   constexpr size_t kTable = kBody + 64;
   constexpr size_t kEntry = kTable + 2 * 576;
-  constexpr size_t kTiles = kEntry + 4 * (8 + 4 * 8);
+  const size_t tiles_at = kEntry + 4 * packkv::EntryBytes(of.options.pack_tokens);
   const auto refusal = [&](size_t offset, int value) {
     std::vector<std::byte> bytes = good;
     bytes[offset] = static_cast<std::byte>(value);
     const uint64_t checksum = SegmentChecksum(bytes);
     std::memcpy(bytes.data() + offsetof(SegmentHeader, checksum), &checksum, sizeof(checksum));
     backend_->WriteBytes(bytes.data(), bytes.size(), (*extent)->data());
-    const absl::Status status = backend_->VerifyChecksum((*extent)->data(), bytes.size());
+    const absl::Status status =
+        backend_->VerifySegment((*extent)->data(), bytes.size(), GeometryOf(of, 128));
     EXPECT_TRUE(absl::IsDataLoss(status)) << offset << ": " << status;
     return std::string(status.message());
   };
@@ -319,6 +327,10 @@ TEST_P(PackKvContractTest, HostileBodiesAreNamedThoughTheChecksumFits) {
   expect_named(kBody + 8, 5, "pack_tokens is 5");
   expect_named(kBody + 10, 9, "k_bits is 9");
   expect_named(kBody + 11, 255, "v_bits is 255");
+  expect_named(kBody + 9, 0, "repacking is 0");
+  expect_named(kBody + 63, 1, "reserved byte is 1");
+  expect_named(kTable + 1, 0xFF, "step of block 0 is");
+  expect_named(kTable + 576 + 128 + 127, 0x80, "step of block 1 is");
   expect_named(kTable + 512, 64, "order of block 0 is 64");
   expect_named(kTable + 576 + 512 + 3, 200, "order of block 1 is 200");
   expect_named(kEntry + 2, 7, "offset of block 0, head 0, K");
@@ -327,7 +339,7 @@ TEST_P(PackKvContractTest, HostileBodiesAreNamedThoughTheChecksumFits) {
   expect_named(offsetof(SegmentHeader, codec), 4, "codec is 4");
   // Minima take 4 bits a channel, so that widths, rows of 16 bytes, begin at byte 64; bit 2 of one
   // that is not 4 makes it larger than 4.
-  expect_named(kTiles + 64 + 2 * 16, 0xFF, "width of channel ");
+  expect_named(tiles_at + 64 + 2 * 16, 0xFF, "width of channel ");
 }
 
 TEST_P(PackKvContractTest, SizesAreWrittenAndBeyondTheRangeNothingIsSaid) {
@@ -360,7 +372,10 @@ TEST_P(PackKvContractTest, SizesAreWrittenAndBeyondTheRangeNothingIsSaid) {
     backend_->ReadBytes(job.segment, sizeof(header), reinterpret_cast<std::byte*>(&header));
     EXPECT_EQ(header.size_bytes, job.size_bytes);
     (*segment)->Shrink(job.size_bytes);
-    EXPECT_EQ(backend_->VerifyChecksum(job.segment, (*segment)->size_bytes()), absl::OkStatus());
+    const SegmentGeometry geometry{Codec::kPackKv, DType::kFp32, of.shape.kv_heads,
+                                   of.shape.head_dim, kBlockTokens};
+    EXPECT_EQ(backend_->VerifySegment(job.segment, (*segment)->size_bytes(), geometry),
+              absl::OkStatus());
   }
 }
 

@@ -52,5 +52,26 @@ TEST(PackKvCudaSupport, FinerScalesThanFourBitsHoldAreRefused) {
   }
 }
 
+TEST(PackKvCudaSupport, WhatKernelsCannotReadIsNamed) {
+  BodyHeader good = {};
+  good.pack_tokens = 16;
+  good.k_bits = 4;
+  EXPECT_EQ(CheckReadableOnCuda(128, good), absl::OkStatus());
+  EXPECT_EQ(CheckReadableOnCuda(64, good), absl::OkStatus());
+  EXPECT_EQ(CheckReadableOnCuda(256, good).message(),
+            "segment head_dim is 256, expected 64 or 128 on a GPU");
+  const auto refusal = [&](uint8_t BodyHeader::*field, uint8_t value) {
+    BodyHeader header = good;
+    header.*field = value;
+    const absl::Status status = CheckReadableOnCuda(128, header);
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    return std::string(status.message());
+  };
+  EXPECT_EQ(refusal(&BodyHeader::pack_tokens, 8), "segment pack_tokens is 8, expected 16 on a GPU");
+  EXPECT_EQ(refusal(&BodyHeader::form, 1), "segment form is 1, expected 0 (tokens) on a GPU");
+  EXPECT_EQ(refusal(&BodyHeader::k_bits, 5), "segment k_bits is 5, expected at most 4 on a GPU");
+  EXPECT_EQ(refusal(&BodyHeader::v_bits, 8), "segment v_bits is 8, expected at most 4 on a GPU");
+}
+
 }  // namespace
 }  // namespace kvdepot::packkv

@@ -41,8 +41,7 @@ void ExpectCodesOfRounds(int code_bits, unsigned seed) {
     codes[r].resize(shape.code_count());
     ReadRound(shape, bytes.data() + begins[r], absl::MakeSpan(codes[r]));
   }
-  // Minima are read in whole words.
-  const AlignedBytes rounds(bytes.size() + 16);
+  const AlignedBytes rounds(bytes.size() + kTileSlackBytes);
   std::copy(bytes.begin(), bytes.end(), rounds.data());
 
   constexpr int kChannels = kHeadDim / kLanes;
