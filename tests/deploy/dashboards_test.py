@@ -4,11 +4,14 @@ import json
 import unittest
 from pathlib import Path
 
+import yaml
+
 from deploy.grafana import make_dashboards, panel_queries
 
 PANELS_MIN = 15
 VARIABLES = ["datasource", "job", "device", "instance"]
 FOLDER = Path("deploy/grafana/dashboards")
+PROVISIONING = Path("deploy/grafana/provisioning")
 
 
 class DashboardsTest(unittest.TestCase):
@@ -43,6 +46,19 @@ class DashboardsTest(unittest.TestCase):
                     self.assertIn("$job", target["expr"])
                     self.assertIn("$instance", target["expr"])
             self.assertNotIn("$", json.dumps([query.expression for query in panel_queries.queries(dashboard, "1m")]))
+
+
+class ProvisioningTest(unittest.TestCase):
+    def test_files_are_of_the_version_that_grafana_reads(self):
+        files = sorted(PROVISIONING.glob("*/*.yaml"))
+        self.assertEqual(len(files), 2)
+        for path in files:
+            self.assertEqual(yaml.safe_load(path.read_text())["apiVersion"], 1)
+
+    def test_grafana_knows_the_scrape_interval(self):
+        source = yaml.safe_load((PROVISIONING / "datasources/prometheus.yaml").read_text())["datasources"][0]
+        scraping = yaml.safe_load(Path("deploy/prometheus/prometheus.yaml").read_text())["global"]
+        self.assertEqual(source["jsonData"]["timeInterval"], scraping["scrape_interval"])
 
 
 if __name__ == "__main__":
