@@ -22,10 +22,6 @@
 
 namespace kvdepot {
 
-// How many blocks of a launch a multiprocessor holds.
-template <Codec kCodec>
-inline constexpr int kBlocksPerMultiprocessor = kCodec == Codec::kPackKv ? 1 : 1;
-
 // A warp's share of one row: units [begin, end).
 template <int kHeadDim, int kTiles, Codec kCodec>
 __device__ __forceinline__ void AttendUnits(const AttendParameters& p, const RowView& view,
@@ -80,7 +76,7 @@ __device__ float* Spill(float* spills, uint32_t warp, const RowState<kHeadDim>& 
 }
 
 template <int kHeadDim, int kTiles, Codec kCodec>
-__global__ void __launch_bounds__(32 * kWarpsMax, kBlocksPerMultiprocessor<kCodec>)
+__global__ void __launch_bounds__(32 * kWarpsMax, 1)
     AttendKernel(const __grid_constant__ AttendParameters p) {
   constexpr int kRows = 4 * kTiles;
   extern __shared__ __align__(16) std::byte shared[];

@@ -7,36 +7,20 @@
 namespace kvdepot {
 namespace {
 
-template <int kHeadDim, int kRows, Codec kCodec>
-constexpr size_t PartsBytes() {
-  return 2 * kLaunchMultiprocessorsMax * kBlocksPerMultiprocessor<kCodec> * kRows *
-         sizeof(uint64_t) * Parts<kHeadDim>::kRowWords;
-}
-template <int kHeadDim, int kRows, Codec kCodec>
-constexpr size_t SpillsBytes() {
-  return kLaunchMultiprocessorsMax * kBlocksPerMultiprocessor<kCodec> * kWarpsMax * sizeof(float) *
-         RowState<kHeadDim>::Floats(kRows);
-}
-constexpr size_t kPartsBytes = PartsBytes<256, 8, Codec::kPlanes>();
-constexpr size_t kSpillsBytes = SpillsBytes<256, 8, Codec::kPlanes>();
-static_assert(PartsBytes<128, 4, Codec::kPackKv>() <= kPartsBytes, "one workspace for all");
-static_assert(SpillsBytes<128, 4, Codec::kPackKv>() <= kSpillsBytes, "one workspace for all");
+// A block a multiprocessor. Other head_dims and fewer rows take less.
+constexpr int kRowsMax = 8;
+constexpr size_t kPartsBytes = size_t{2} * kLaunchMultiprocessorsMax * kRowsMax * sizeof(uint64_t) *
+                               Parts<kHeadDimMax>::kRowWords;
+constexpr size_t kSpillsBytes = size_t{kLaunchMultiprocessorsMax} * kWarpsMax * sizeof(float) *
+                                RowState<kHeadDimMax>::Floats(kRowsMax);
 
 // Shared memory that a block may have.
-cudaError_t SharedMemoryMax(int blocks_per_multiprocessor, int* bytes) {
+cudaError_t SharedMemoryMax(int* bytes) {
   int device = 0;
-  int of_block = 0;
-  int of_multiprocessor = 0;
-  int reserved = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  const auto ask = [&](cudaDeviceAttr attribute, int* value) {
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, device);
-  };
-  ask(cudaDevAttrMaxSharedMemoryPerBlockOptin, &of_block);
-  ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor, &of_multiprocessor);
-  ask(cudaDevAttrReservedSharedMemoryPerBlock, &reserved);
-  *bytes = std::min(of_block, of_multiprocessor / blocks_per_multiprocessor - reserved);
-  return error;
+  const cudaError_t error = cudaGetDevice(&device);
+  return error == cudaSuccess
+             ? cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)
+             : error;
 }
 
 template <int kHeadDim, int kTiles, Codec kCodec>
@@ -58,10 +42,9 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
   p.spills = reinterpret_cast<float*>(batch.workspace + kPartsBytes);
 
   const auto kernel = AttendKernel<kHeadDim, kTiles, kCodec>;
-  constexpr int kBlocks = kBlocksPerMultiprocessor<kCodec>;
   int shared_max = 0;
   cudaFuncAttributes function;
-  cudaError_t error = SharedMemoryMax(kBlocks, &shared_max);
+  cudaError_t error = SharedMemoryMax(&shared_max);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&function, kernel);
   if (error != cudaSuccess) return error;
   const uint32_t row_bytes = PlanRows::Bytes(p.row_count);
@@ -88,7 +71,7 @@ cudaError_t Launch(const AttendLaunch& batch, int multiprocessors, cudaStream_t 
                                static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
   const unsigned blocks =
-      kBlocks * std::min(static_cast<unsigned>(multiprocessors), kLaunchMultiprocessorsMax);
+      std::min(static_cast<unsigned>(multiprocessors), kLaunchMultiprocessorsMax);
   // Cooperative, as blocks wait for each other's parts of rows.
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeCooperative;
