@@ -136,6 +136,7 @@ class RangeAttention {
   // Writes the state.
   __device__ __forceinline__ void End() {
     TakeSums();
+    __syncwarp();  // Other lanes' outputs are read next, and shuffles order no memory.
     const float zeros = SumOverG(zeros_);
     const float sum = SumOverG(sum_);
     const int t = lane_ % 4;
