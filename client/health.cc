@@ -45,12 +45,16 @@ absl::Status Check(const Connection& connection, absl::Time deadline, bool wait_
 
 }  // namespace
 
-absl::Status CheckHealth(const std::string& target, absl::Time deadline) {
-  return Check(Connection(target, nullptr, ""), deadline, /*wait_for_ready=*/false);
+absl::Status CheckHealth(const std::string& target,
+                         const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                         absl::Time deadline) {
+  return Check(Connection(target, credentials, ""), deadline, /*wait_for_ready=*/false);
 }
 
-absl::Status WaitUntilHealthy(const std::string& target, absl::Time deadline) {
-  const Connection connection(target, nullptr, "");
+absl::Status WaitUntilHealthy(const std::string& target,
+                              const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                              absl::Time deadline) {
+  const Connection connection(target, credentials, "");
   for (;;) {
     absl::Status status = Check(connection, deadline, /*wait_for_ready=*/true);
     if (!absl::IsUnavailable(status)) return status;

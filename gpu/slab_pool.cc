@@ -10,9 +10,6 @@
 namespace kvdepot {
 namespace {
 
-// What vector loads and bulk copies of the device like, and what cudaMalloc gives.
-constexpr size_t kExtentAlignment = 256;
-
 constexpr uint64_t RoundUp(uint64_t value, uint64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -67,6 +64,12 @@ class SlabPool::Hold final : public SlabHold {
   Slab* const slab_;
 };
 
+uint64_t NewSlabBytes(uint64_t slab_bytes, uint64_t budget_bytes, uint64_t size_bytes) {
+  const uint64_t part = budget_bytes / 8 / kSlabGranularityBytes * kSlabGranularityBytes;
+  const uint64_t usual = std::max(kSlabGranularityBytes, std::min(slab_bytes, part));
+  return RoundUp(std::max(usual, ExtentBytes(size_bytes)), kSlabGranularityBytes);
+}
+
 absl::StatusOr<IpcRegion> SlabMemory::Export() const {
   return absl::UnimplementedError("mapping: this backend's memory cannot be mapped elsewhere");
 }
@@ -81,13 +84,12 @@ SlabPool::~SlabPool() { KVDEPOT_CHECK(slabs_.size() == (spare_ == nullptr ? 0u :
 absl::StatusOr<std::unique_ptr<Extent>> SlabPool::Allocate(const std::string& tenant, ExtentUse use,
                                                            size_t size_bytes) {
   KVDEPOT_CHECK(size_bytes > 0);
-  const size_t rounded = RoundUp(size_bytes, kExtentAlignment);
+  const size_t rounded = ExtentBytes(size_bytes);
   const std::lock_guard<std::mutex> lock(mutex_);
   Group& group = groups_[{tenant, use}];
   auto fit = group.lower_bound({rounded, 0, 0});
   if (fit == group.end()) {
-    const uint64_t needed =
-        RoundUp(std::max<uint64_t>(SlabBytes(), rounded), kSlabGranularityBytes);
+    const uint64_t needed = NewSlabBytes(slab_bytes_, budget_bytes_, size_bytes);
     // Gone before the new one is asked for: the device may have room for one of them only.
     if (spare_ != nullptr && usage_.slab_bytes + needed > budget_bytes_) TakeSlab(spare_).reset();
     const absl::StatusOr<Slab*> slab = MakeSlab(&group, use, needed);
@@ -101,11 +103,6 @@ absl::StatusOr<std::unique_ptr<Extent>> SlabPool::Allocate(const std::string& te
   if (range_bytes > rounded) slab->Insert(offset + rounded, range_bytes - rounded);
   usage_.unused_bytes -= size_bytes;
   return std::make_unique<SlabExtent>(this, slab, offset, size_bytes);
-}
-
-uint64_t SlabPool::SlabBytes() const {
-  const uint64_t part = budget_bytes_ / 8 / kSlabGranularityBytes * kSlabGranularityBytes;
-  return std::max(kSlabGranularityBytes, std::min(slab_bytes_, part));
 }
 
 absl::StatusOr<SlabPool::Slab*> SlabPool::MakeSlab(Group* group, ExtentUse use, size_t size_bytes) {
@@ -163,15 +160,15 @@ void SlabPool::Free(Slab* slab, size_t offset, size_t size_bytes) {
   std::unique_ptr<Slab> released;
   const std::lock_guard<std::mutex> lock(mutex_);
   usage_.unused_bytes += size_bytes;
-  Join(slab, offset, offset + RoundUp(size_bytes, kExtentAlignment));
+  Join(slab, offset, offset + ExtentBytes(size_bytes));
   if (slab->is_empty()) released = Retire(slab);
 }
 
 void SlabPool::Shrink(Slab* slab, size_t offset, size_t from_bytes, size_t to_bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   usage_.unused_bytes += from_bytes - to_bytes;
-  const size_t begin = offset + RoundUp(to_bytes, kExtentAlignment);
-  const size_t end = offset + RoundUp(from_bytes, kExtentAlignment);
+  const size_t begin = offset + ExtentBytes(to_bytes);
+  const size_t end = offset + ExtentBytes(from_bytes);
   if (begin < end) Join(slab, begin, end);
 }
 

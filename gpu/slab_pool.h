@@ -41,6 +41,17 @@ inline constexpr uint64_t kSlabGranularityBytes = uint64_t{2} << 20;
 // A session of 8 heads of 128 in bf16 fills it with 128 Ki tokens of one layer.
 inline constexpr uint64_t kSlabBytesDefault = uint64_t{64} << 20;
 
+// What vector loads and bulk copies of the device like, and what cudaMalloc gives.
+inline constexpr uint64_t kExtentAlignment = 256;
+
+// What is asked for, in the pieces in which a slab is cut.
+constexpr uint64_t ExtentBytes(uint64_t size_bytes) {
+  return (size_bytes + kExtentAlignment - 1) / kExtentAlignment * kExtentAlignment;
+}
+// Size of the slab that is made where an extent of `size_bytes` finds no room in those there are;
+// `slab_bytes` and `budget_bytes` as of a SlabPool.
+uint64_t NewSlabBytes(uint64_t slab_bytes, uint64_t budget_bytes, uint64_t size_bytes);
+
 // The memory of one slab.
 class SlabMemory : public Extent {
  public:
@@ -108,7 +119,6 @@ class SlabPool {
   using Slabs = std::map<uint64_t, std::unique_ptr<Slab>>;
 
   // All require mutex_.
-  uint64_t SlabBytes() const;
   absl::StatusOr<Slab*> MakeSlab(Group* group, ExtentUse use, size_t size_bytes);
   // Keeps an empty slab as the spare one, or returns it to be destroyed.
   std::unique_ptr<Slab> Retire(Slab* slab);

@@ -10,12 +10,6 @@
 namespace kvdepot {
 namespace {
 
-// First position that a query at `position` sees.
-uint64_t FirstVisible(const LayerShape& shape, uint64_t position) {
-  const uint64_t window = static_cast<uint64_t>(shape.sliding_window);
-  return window > 0 && position >= window ? position - window + 1 : 0;
-}
-
 size_t QueryValues(const LayerShape& shape) {
   return static_cast<size_t>(shape.query_heads) * static_cast<size_t>(shape.head_dim);
 }
@@ -69,10 +63,10 @@ absl::Status CheckQueries(const Session& session, const LayerShape& shape,
 }
 
 absl::Status CheckVisible(const std::string& field, const Layer& layer, uint64_t query_position) {
-  if (FirstVisible(layer.shape(), query_position) >= layer.first_held()) return absl::OkStatus();
+  if (layer.shape().first_visible(query_position) >= layer.first_held()) return absl::OkStatus();
   return absl::OutOfRangeError(
       absl::StrCat(field, ": a query at position ", query_position, " sees tokens from ",
-                   FirstVisible(layer.shape(), query_position), " on, the layer holds them from ",
+                   layer.shape().first_visible(query_position), " on, the layer holds them from ",
                    layer.first_held(), " on (sliding_window ", layer.shape().sliding_window, ")"));
 }
 
@@ -85,7 +79,7 @@ AttendSubject ViewForQueries(const Session& session, size_t layer_index, float s
   subject.calibration = layer.calibration();
   subject.query_position = token_count - queries.query_tokens;
   subject.queries = queries;
-  subject.view_position = FirstVisible(layer.shape(), subject.query_position);
+  subject.view_position = layer.shape().first_visible(subject.query_position);
   subject.view = layer.View(subject.view_position, token_count);
   subject.scale = scale;
   return subject;

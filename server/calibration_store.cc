@@ -8,7 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "gpu/backend.h"
-#include "server/calibration_bytes.h"
+#include "gpu/calibration_bytes.h"
 
 namespace kvdepot {
 namespace {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "gpu/seal_rule.h"
 
 namespace kvdepot {
 
@@ -53,10 +54,10 @@ struct EngineOptions {
 
   // When tokens are sealed (seal_rule.h). Multiples of 64; what is sealed depends on these and on
   // the appends alone.
-  int window_tokens = 64;
-  int decode_seal_tokens = 256;
-  int prompt_tokens_min = 256;
-  int segment_tokens_max = 1024;
+  int window_tokens = SealRule().window_tokens;
+  int decode_seal_tokens = SealRule().decode_seal_tokens;
+  int prompt_tokens_min = SealRule().prompt_tokens_min;
+  int segment_tokens_max = SealRule().segment_tokens_max;
 
   // Processes of one tenant that may map sessions. Each takes two file descriptors of the daemon.
   int leases_per_tenant_max = 64;

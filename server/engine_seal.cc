@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "absl/types/optional.h"
+#include "gpu/seal_rule.h"
 #include "server/engine_work.h"
 #include "server/mutation_right.h"
-#include "server/seal_rule.h"
 #include "server/sealer.h"
 
 namespace kvdepot {

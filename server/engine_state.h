@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "gpu/backend.h"
+#include "gpu/seal_rule.h"
 #include "server/calibration_store.h"
 #include "server/charged.h"
 #include "server/clock.h"
@@ -22,7 +23,6 @@
 #include "server/lease_table.h"
 #include "server/memory_budget.h"
 #include "server/mutex.h"
-#include "server/seal_rule.h"
 #include "server/session_table.h"
 #include "server/work_queue.h"
 

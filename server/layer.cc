@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "gpu/calibration_bytes.h"
 #include "gpu/check.h"
-#include "server/calibration_bytes.h"
 
 namespace kvdepot {
 
@@ -125,10 +125,8 @@ void Layer::Append(uint64_t tokens, absl::Span<const ExtentRef> fresh,
 
 DroppedExtents Layer::DropBefore(uint64_t oldest_query) {
   DroppedExtents dropped;
-  const uint64_t window = static_cast<uint64_t>(shape_.sliding_window);
-  if (window == 0 || oldest_query < window) return dropped;
   // Everything before is invisible, and so is this position to the queries behind the oldest one.
-  const uint64_t visible = oldest_query - window + 1;
+  const uint64_t visible = shape_.first_visible(oldest_query);
   if (sinks_ != nullptr && visible >= kSinkTokens) dropped.push_back(std::move(sinks_));
   while (!segments_.empty() && segments_.front().end() <= visible) {
     dropped.push_back(std::move(segments_.front().extent));

@@ -22,10 +22,10 @@
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "gpu/calibration.h"
+#include "gpu/seal_rule.h"
 #include "gpu/shape.h"
 #include "gpu/token_run.h"
 #include "server/charged.h"
-#include "server/seal_rule.h"
 #include "server/segment.h"
 #include "server/session_types.h"
 

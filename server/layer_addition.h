@@ -6,8 +6,8 @@
 #include <cstdint>
 
 #include "absl/time/time.h"
+#include "gpu/seal_rule.h"
 #include "server/layer.h"
-#include "server/seal_rule.h"
 #include "server/segment.h"
 
 namespace kvdepot {

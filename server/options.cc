@@ -16,6 +16,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "absl/types/optional.h"
+#include "gpu/byte_count.h"
 #include "gpu/device_name.h"
 #include "server/unix_socket.h"
 
@@ -131,12 +133,6 @@ ABSL_FLAG(int, error_sample_interval, EngineOptions().error_sample_interval,
 namespace kvdepot {
 namespace {
 
-struct Unit {
-  absl::string_view suffix;
-  int shift;
-};
-constexpr Unit kUnits[] = {{"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"TiB", 40}};
-
 // Room for what a message has beside its tensors.
 constexpr uint64_t kMessageOverheadBytes = 64 << 10;
 
@@ -200,17 +196,12 @@ bool AbslParseFlag(absl::string_view text, MemoryAmount* amount, std::string* er
     *error = "must be above 0% and at most 100%";
     return false;
   }
-  int shift = 0;
-  for (const Unit& unit : kUnits) {
-    if (absl::ConsumeSuffix(&number, unit.suffix)) shift = unit.shift;
-  }
-  uint64_t count = 0;
-  if (!absl::SimpleAtoi(number, &count) || count == 0 ||
-      count > std::numeric_limits<uint64_t>::max() >> shift) {
-    *error = "must be bytes (8GiB, 512MiB, 1073741824), at least 1, or a part of the memory (25%)";
+  const absl::optional<uint64_t> bytes = ParseByteCount(text);
+  if (!bytes) {
+    *error = absl::StrCat("must be ", kByteCountRange, ", or a part of the memory (25%)");
     return false;
   }
-  amount->bytes = count << shift;
+  amount->bytes = *bytes;
   return true;
 }
 

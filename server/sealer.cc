@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/types/span.h"
-#include "server/calibration_bytes.h"
+#include "gpu/calibration_bytes.h"
 #include "server/charged.h"
 #include "server/reconstruction_error.h"
 

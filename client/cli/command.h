@@ -25,6 +25,7 @@ struct Command {
 absl::Status RunInfo(const Arguments& arguments);
 absl::Status RunSessions(const Arguments& arguments);
 absl::Status RunShow(const Arguments& arguments);
+absl::Status RunSize(const Arguments& arguments);
 absl::Status RunSeal(const Arguments& arguments);
 absl::Status RunDelete(const Arguments& arguments);
 absl::Status RunBudget(const Arguments& arguments);

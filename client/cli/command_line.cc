@@ -50,7 +50,7 @@ FlagWord SplitFlag(absl::string_view word) {
   flag.written = std::string(word);
   absl::ConsumePrefix(&word, "--");
   const size_t equals = word.find('=');
-  flag.name = std::string(word.substr(0, equals));
+  flag.name = absl::StrReplaceAll(word.substr(0, equals), {{"-", "_"}});
   if (equals != absl::string_view::npos) flag.value = std::string(word.substr(equals + 1));
   return flag;
 }

@@ -25,7 +25,8 @@ struct CommandLine {
 
 // Sets the flags that `words` (without the program's name) contain. Flags may stand before or
 // behind the command, as
-// --name=value, --name value, or for a boolean --name and --noname; `--` ends them. A usage error
+// --name=value, --name value, or for a boolean --name and --noname; `--` ends them. In a name - and
+// _ are the same. A usage error
 // changes no promise: some flags may have been set.
 absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const std::string> words,
                                              absl::Span<const Command> commands);

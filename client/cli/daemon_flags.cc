@@ -36,11 +36,11 @@ absl::StatusOr<std::string> ReadIfNamed(const std::string& path) {
 
 // Null: no TLS.
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials() {
-  const absl::StatusOr<std::string> ca = ReadIfNamed(absl::GetFlag(FLAGS_ca_file));
+  const absl::StatusOr<std::string> ca = ReadIfNamed(AuthorityFile());
   if (!ca.ok()) return ca.status();
-  const absl::StatusOr<std::string> cert = ReadIfNamed(absl::GetFlag(FLAGS_cert_file));
+  const absl::StatusOr<std::string> cert = ReadIfNamed(CertificateFile());
   if (!cert.ok()) return cert.status();
-  const absl::StatusOr<std::string> key = ReadIfNamed(absl::GetFlag(FLAGS_key_file));
+  const absl::StatusOr<std::string> key = ReadIfNamed(KeyFile());
   if (!key.ok()) return key.status();
   if (ca->empty()) return std::shared_ptr<grpc::ChannelCredentials>();
   return grpc::SslCredentials({*ca, *key, *cert});
@@ -50,9 +50,8 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials() {
 
 absl::StatusOr<Client::Options> ClientOptions() {
   Client::Options options;
-  const std::string token_file = absl::GetFlag(FLAGS_token_file);
-  if (!token_file.empty()) {
-    const absl::StatusOr<std::string> token = ReadFile(token_file);
+  if (!TokenFile().empty()) {
+    const absl::StatusOr<std::string> token = ReadFile(TokenFile());
     if (!token.ok()) return token.status();
     options.token = std::string(absl::StripAsciiWhitespace(*token));
   }
@@ -61,6 +60,11 @@ absl::StatusOr<Client::Options> ClientOptions() {
   options.credentials = *std::move(credentials);
   return options;
 }
+
+std::string TokenFile() { return absl::GetFlag(FLAGS_token_file); }
+std::string AuthorityFile() { return absl::GetFlag(FLAGS_ca_file); }
+std::string CertificateFile() { return absl::GetFlag(FLAGS_cert_file); }
+std::string KeyFile() { return absl::GetFlag(FLAGS_key_file); }
 
 absl::StatusOr<std::unique_ptr<Client>> ConnectToDaemon() {
   const absl::StatusOr<Client::Options> options = ClientOptions();

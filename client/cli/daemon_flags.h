@@ -14,8 +14,13 @@ namespace kvdepot::cli {
 // --target in gRPC's notation; a plain absolute path means a Unix socket.
 std::string Target();
 
-// The token of --token_file, if there is one.
+// What the flags name, read. NOT_FOUND naming a file that cannot be.
 absl::StatusOr<Client::Options> ClientOptions();
+// The files themselves; empty: not named.
+std::string TokenFile();
+std::string AuthorityFile();
+std::string CertificateFile();
+std::string KeyFile();
 // A connected client with that token.
 absl::StatusOr<std::unique_ptr<Client>> ConnectToDaemon();
 

@@ -1,5 +1,7 @@
 // kvdepot doctor: one check after the other, from the socket to attention, each with a hint where
-// it fails.
+// it fails. What is misconfigured most often has an explanation of its own: a socket that cannot be
+// opened, a token that is not known, TLS that does not fit, a container or a tenant that cannot
+// map, memory that is full, a GPU that is not used or not seen.
 #include <unistd.h>
 
 #include <cmath>
@@ -9,21 +11,23 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "client/cli/command.h"
+#include "client/cli/connection_checks.h"
+#include "client/cli/daemon_checks.h"
 #include "client/cli/daemon_flags.h"
+#include "client/cli/finding.h"
 #include "client/cli/http_get.h"
 #include "client/cli/json.h"
 #include "client/cli/process_checks.h"
 #include "client/cli/process_facts.h"
 #include "client/cli/quantity.h"
+#include "client/cli/tls_probe.h"
 #include "client/exact_attention.h"
 #include "client/health.h"
 #include "client/lease.h"
 #include "client/mapped_session.h"
 #include "client/printable.h"
 #include "client/synthetic_kv.h"
-#include "client/version.h"
 
 namespace kvdepot::cli {
 namespace {
@@ -37,20 +41,12 @@ constexpr double kRawErrorMax = 2e-3;
 // Three times what the synthetic data give. A wrong channel order or scale gives 1 and more.
 constexpr double kPlanesErrorMax = 0.15;
 
-// What a check found, in words, or why it failed and perhaps what to change.
-using Finding = absl::StatusOr<std::string>;
-
 struct Check {
   std::string name;
+  // For failures without a cure of their own.
   std::string hint;
   std::function<Finding()> run;
 };
-
-// "0.1" of "0.1.0": what must agree between client and daemon.
-std::string Compatible(absl::string_view version) {
-  const std::vector<std::string> parts = absl::StrSplit(version, '.');
-  return parts.size() < 2 ? std::string(version) : absl::StrCat(parts[0], ".", parts[1]);
-}
 
 v1::CreateSessionRequest SessionRequest(v1::Codec codec) {
   v1::CreateSessionRequest request;
@@ -90,14 +86,21 @@ absl::StatusOr<double> AttendError(const Client& client, const v1::Session& sess
   return RelativeError(output, exact.output, kShape.head_dim);
 }
 
+// Where a limit is met, the message names it.
+absl::Status ExplainLimit(const absl::Status& status) {
+  if (!absl::IsResourceExhausted(status)) return status;
+  return Misconfigured(status.message(),
+                       "make room, or raise that limit: the daemon's flag has its name");
+}
+
 // Create, append, attend, compare, delete.
 Finding RoundTrip(const Client& client, v1::Codec codec, double error_max) {
   const absl::StatusOr<v1::CreateSessionResponse> created =
       client.CreateSession(SessionRequest(codec), Deadline());
-  if (!created.ok()) return created.status();
+  if (!created.ok()) return ExplainLimit(created.status());
   const absl::StatusOr<double> error = AttendError(client, created->session());
   const absl::Status deleted = client.DeleteSession(created->session().id(), Deadline());
-  if (!error.ok()) return error.status();
+  if (!error.ok()) return ExplainLimit(error.status());
   if (!deleted.ok()) return deleted;
   const std::string finding =
       absl::StrFormat("%d tokens stored, attended and deleted; error %.2g against exact attention",
@@ -116,18 +119,12 @@ Finding CheckEpoch(const Client& client) {
   return absl::StrFormat("%016x", again->epoch());
 }
 
-Finding CheckVersion(const Client& client) {
-  const std::string& version = client.server_info().version();
-  if (Compatible(version) == Compatible(kClientVersion)) return version;
-  return absl::FailedPreconditionError(
-      absl::StrCat("daemon ", version, ", client ", kClientVersion));
-}
-
-Finding CheckBackend(const Client& client) {
-  const v1::GetServerInfoResponse& info = client.server_info();
-  if (info.budget_bytes() == 0) return absl::InternalError("the memory budget is 0");
-  return absl::StrCat(info.backend(), " (", info.device(), "), ", BytesText(info.used_bytes()),
-                      " of ", BytesText(info.budget_bytes()), " in use");
+Finding CheckMemoryOf(const Client& client) {
+  const absl::StatusOr<std::vector<v1::Session>> sessions = client.ListSessions(Deadline());
+  if (!sessions.ok()) return sessions.status();
+  uint64_t bytes = 0;
+  for (const v1::Session& session : *sessions) bytes += session.stored_bytes();
+  return CheckMemory(client.server_info(), bytes);
 }
 
 Finding CheckMetrics(const Client& client) {
@@ -171,22 +168,26 @@ absl::StatusOr<double> MappedError(const std::shared_ptr<Lease>& lease,
 }
 
 // What to change where this process cannot map, by what the daemon or the system said.
-absl::Status WithMappingHint(const absl::Status& status) {
-  absl::string_view hint;
-  if (absl::StrContains(status.message(), "Permission denied")) {
-    hint = "run this process as the daemon's user: its sockets are for that one alone";
+absl::Status ExplainMapping(const absl::Status& status) {
+  absl::string_view cure;
+  if (absl::IsPermissionDenied(status)) {
+    cure =
+        "start the daemon with this tenant in --mapping_tenants: a mapping shows whole slabs of "
+        "it; or call Append, Attend and Decode, which need no mapping";
+  } else if (absl::StrContains(status.message(), "Permission denied")) {
+    cure = "run this process as the daemon's user: its sockets are for that one alone";
   } else if (absl::StartsWith(status.message(), "life_socket")) {
-    hint =
+    cure =
         "share the whole folder of the daemon's socket with this container, under the same path: "
         "the life socket lies beside it";
   } else if (absl::StartsWith(status.message(), "pidfd")) {
-    hint =
+    cure =
         "run this process in the daemon's PID namespace (hostPID, shareProcessNamespace), or on "
         "Linux 6.9 or newer, and let its seccomp profile allow pidfd_open";
   } else {
-    return status;
+    return ExplainLimit(status);
   }
-  return absl::Status(status.code(), absl::StrCat(status.message(), "; ", hint));
+  return Misconfigured(status.message(), cure);
 }
 
 // A session in this process's own address space, from the lease to attention.
@@ -195,17 +196,17 @@ Finding CheckMapping(const Client& client) {
   const absl::StatusOr<Client::Options> options = ClientOptions();
   if (!options.ok()) return options.status();
   const absl::StatusOr<std::shared_ptr<Lease>> lease = Lease::Open(Target(), *options, Deadline());
-  if (!lease.ok()) return WithMappingHint(lease.status());
+  if (!lease.ok()) return ExplainMapping(lease.status());
   const absl::StatusOr<v1::CreateSessionResponse> created =
       client.CreateSession(SessionRequest(v1::CODEC_RAW), Deadline());
-  if (!created.ok()) return created.status();
+  if (!created.ok()) return ExplainLimit(created.status());
   if (!(*lease)->device().empty()) {
     // Room for the writer comes in slabs. This command has no kernels to attend with.
     absl::Status mapped =
         MappedSession::Open(*lease, created->session().id(), {MapAccess::kWrite, 0}, Deadline())
             .status();
     mapped.Update(client.DeleteSession(created->session().id(), Deadline()));
-    if (!mapped.ok()) return WithMappingHint(mapped);
+    if (!mapped.ok()) return ExplainMapping(mapped);
     return absl::StrCat("memory of ", (*lease)->device(), " mapped in this process");
   }
   const absl::StatusOr<double> error = MappedError(*lease, created->session());
@@ -213,12 +214,45 @@ Finding CheckMapping(const Client& client) {
   if (absl::IsUnimplemented(error.status())) {
     return absl::StrCat("not offered by the backend ", client.server_info().backend());
   }
-  if (!error.ok()) return WithMappingHint(error.status());
+  if (!error.ok()) return ExplainMapping(error.status());
   if (!deleted.ok()) return deleted;
   const std::string finding = absl::StrFormat(
       "%d tokens written and attended in this process; error %.2g", kShape.token_count, *error);
   if (*error <= kRawErrorMax) return finding;
   return absl::InternalError(absl::StrCat(finding, ", allowed ", kRawErrorMax));
+}
+
+ConnectionFacts GatherConnectionFacts() {
+  ConnectionFacts facts;
+  facts.target = Target();
+  facts.token_file = TokenFile();
+  facts.ca_file = AuthorityFile();
+  facts.cert_file = CertificateFile();
+  facts.is_tcp = !absl::StartsWith(facts.target, "unix:");
+  if (!facts.is_tcp) return facts;
+  // Those that could not be read have been reported.
+  const auto content = [](const std::string& path) {
+    return path.empty() ? std::string() : ReadFile(path).value_or("");
+  };
+  facts.tls =
+      ProbeTls(facts.target, {content(facts.ca_file), content(facts.cert_file), content(KeyFile())},
+               Deadline());
+  return facts;
+}
+
+Finding CheckConnection(std::unique_ptr<Client>* client) {
+  absl::StatusOr<std::unique_ptr<Client>> connected = ConnectToDaemon();
+  if (!connected.ok()) return ExplainFailure(connected.status(), GatherConnectionFacts());
+  *client = *std::move(connected);
+  return absl::StrCat(Target(), ", tenant ", (*client)->server_info().tenant());
+}
+
+Finding CheckServing() {
+  const absl::StatusOr<Client::Options> options = ClientOptions();
+  if (!options.ok()) return options.status();
+  const absl::Status status = CheckHealth(Target(), options->credentials, Deadline());
+  if (!status.ok()) return status;
+  return "serving";
 }
 
 // The later checks need what the connection brings.
@@ -227,24 +261,16 @@ std::vector<Check> Checks(const ProcessFacts& facts, std::unique_ptr<Client>* cl
       {"socket", "start the daemon (kvdepotd), or name its socket with --target",
        [&facts] { return CheckSocket(facts); }},
       {"connection", "start the daemon (kvdepotd), or name its socket with --target",
-       [client]() -> Finding {
-         absl::StatusOr<std::unique_ptr<Client>> connected = ConnectToDaemon();
-         if (!connected.ok()) return connected.status();
-         *client = *std::move(connected);
-         return absl::StrCat(Target(), ", tenant ", (*client)->server_info().tenant());
-       }},
-      {"health", "it is starting or draining: look at its log",
-       []() -> Finding {
-         const absl::Status status = CheckHealth(Target(), Deadline());
-         if (!status.ok()) return status;
-         return "serving";
-       }},
+       [client] { return CheckConnection(client); }},
+      {"health", "it is starting or draining: look at its log", [] { return CheckServing(); }},
       {"epoch", "the daemon restarts all the time: look at its log",
        [client] { return CheckEpoch(**client); }},
       {"version", "install client and daemon of the same release",
-       [client] { return CheckVersion(**client); }},
-      {"backend", "look at --device and --memory_budget of the daemon",
-       [client] { return CheckBackend(**client); }},
+       [client] { return CheckVersion((*client)->server_info()); }},
+      {"backend", "look at --device of the daemon",
+       [client] { return CheckBackend((*client)->server_info()); }},
+      {"memory", "look at --memory_budget of the daemon",
+       [client] { return CheckMemoryOf(**client); }},
       {"raw codec", "this is a bug: please report it with the daemon's log",
        [client] { return RoundTrip(**client, v1::CODEC_RAW, kRawErrorMax); }},
       {"planes codec", "this is a bug: please report it with the daemon's log",
@@ -260,19 +286,27 @@ std::vector<Check> Checks(const ProcessFacts& facts, std::unique_ptr<Client>* cl
   };
 }
 
+// Whether it is all right, or nearly.
+bool Passes(const Finding& finding) { return finding.ok() || IsDoubtful(finding.status()); }
+
 // Prints one check and appends it to the report.
 void Record(const Check& check, const Finding& finding, google::protobuf::ListValue* report) {
   const std::string detail =
       Printable(finding.ok() ? absl::string_view(*finding) : finding.status().message());
+  const std::string cure = CureOf(finding.status());
+  const std::string& hint = cure.empty() ? check.hint : cure;
   google::protobuf::Struct* entry = report->add_values()->mutable_struct_value();
   SetText("name", check.name, entry);
-  SetBool("ok", finding.ok(), entry);
+  SetBool("ok", Passes(finding), entry);
   SetText("detail", detail, entry);
-  if (!finding.ok()) SetText("hint", check.hint, entry);
+  if (!finding.ok()) SetText("hint", hint, entry);
   if (WantsJson()) return;
-  std::printf("%-4s  %-12s  %s\n", finding.ok() ? "ok" : "FAIL", check.name.c_str(),
-              detail.c_str());
-  if (!finding.ok()) std::printf("      %-12s  hint: %s\n", "", check.hint.c_str());
+  std::printf("%-4s  %-12s  %s\n",
+              finding.ok()      ? "ok"
+              : Passes(finding) ? "note"
+                                : "FAIL",
+              check.name.c_str(), detail.c_str());
+  if (!finding.ok()) std::printf("      %-12s  hint: %s\n", "", hint.c_str());
 }
 
 }  // namespace
@@ -286,7 +320,7 @@ absl::Status RunDoctor(const Arguments&) {
   for (const Check& check : Checks(facts, &client)) {
     const Finding finding = check.run();
     Record(check, finding, report);
-    if (finding.ok()) continue;
+    if (Passes(finding)) continue;
     ++failed;
     if (client == nullptr) break;  // Nobody else can be asked.
   }

@@ -45,7 +45,9 @@ std::string InfoText(const v1::GetServerInfoResponse& info) {
 
 absl::Status RunInfo(const Arguments&) {
   if (absl::GetFlag(FLAGS_wait)) {
-    const absl::Status status = WaitUntilHealthy(Target(), Deadline());
+    const absl::StatusOr<Client::Options> options = ClientOptions();
+    if (!options.ok()) return options.status();
+    const absl::Status status = WaitUntilHealthy(Target(), options->credentials, Deadline());
     if (!status.ok()) {
       return absl::Status(status.code(),
                           absl::StrCat("no daemon serves at ", Target(), ": ", status.message()));

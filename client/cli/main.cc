@@ -30,6 +30,7 @@ const std::vector<Command>& Commands() {
        {"AMOUNT"},
        "Sets the memory of all sessions: bytes (8GiB) or a part of the device's (25%).",
        &RunBudget},
+      {"size", {}, "Bytes of a model's sessions by codec and profile; asks no daemon.", &RunSize},
       {"bench", {}, "Append and attend throughput with synthetic data.", &RunBench},
       {"bench codec",
        {},

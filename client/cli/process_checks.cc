@@ -70,33 +70,48 @@ absl::StatusOr<std::string> CheckMig(const ProcessFacts& facts, const std::strin
 
 }  // namespace
 
-absl::StatusOr<std::string> CheckSocket(const ProcessFacts& facts) {
+Finding CheckSocket(const ProcessFacts& facts) {
   const SocketFacts& socket = facts.socket;
-  if (socket.path.empty()) return "none: the daemon is reached by TCP, nothing can be mapped";
+  const std::string& path = socket.path;
+  if (path.empty()) return "none: the daemon is reached by TCP, nothing can be mapped";
   if (socket.stat_error == ENOENT) {
-    return Wrong(socket.path, " does not exist here: start the daemon, or share the folder of its ",
-                 "socket with this container, under the same path");
+    return Misconfigured(absl::StrCat(path, " does not exist here"),
+                         "start the daemon (kvdepotd), name its socket with --target, or share the "
+                         "folder of its socket with this container, under the same path");
   }
   if (socket.stat_error != 0) {
-    return Wrong(socket.path, ": ", std::strerror(socket.stat_error), ": user ", facts.user,
-                 " must be allowed to search its folders");
+    return Misconfigured(
+        absl::StrCat(path, ": ", std::strerror(socket.stat_error)),
+        absl::StrCat("let user ", facts.user, " search the folders on the way to it (chmod +x)"));
+  }
+  if (!socket.is_socket) {
+    return Misconfigured(absl::StrCat(path, " is no socket"),
+                         "name the path of the daemon's --listen with --target");
   }
   if (socket.connect_error == EACCES || socket.connect_error == EPERM) {
-    return Wrong(socket.path, " is user ", socket.owner, "'s, mode ",
-                 absl::StrFormat("%04o", socket.mode), ", and this process is user ", facts.user,
-                 ": run it as user ", socket.owner, " (runAsUser)");
+    return Misconfigured(
+        absl::StrCat(path, " is user ", socket.owner, "'s and group ", socket.group, "'s, mode ",
+                     absl::StrFormat("%04o", socket.mode), ", and this process is user ",
+                     facts.user),
+        (socket.mode & 0060) == 0060
+            ? absl::StrCat("put user ", facts.user, " into group ", socket.group,
+                           " (supplementalGroups)")
+            : absl::StrCat("run it as user ", socket.owner, " (runAsUser), or start the daemon ",
+                           "with --socket_mode=0660 and --socket_group=GROUP"));
   }
   if (socket.connect_error == ECONNREFUSED) {
-    return Wrong("nobody listens on ", socket.path, ": the daemon that made it has ended");
+    return Misconfigured(
+        absl::StrCat("nobody listens on ", path, ": the daemon that made it has ended"),
+        "start it again; the last line of its log says why it ended");
   }
   if (socket.connect_error != 0) {
-    return Wrong(socket.path, ": connect: ", std::strerror(socket.connect_error));
+    return absl::UnavailableError(
+        absl::StrCat(path, ": connect: ", std::strerror(socket.connect_error)));
   }
-  return absl::StrCat(socket.path, " of user ", socket.owner);
+  return absl::StrCat(path, " of user ", socket.owner);
 }
 
-absl::StatusOr<std::string> CheckProcess(const ProcessFacts& facts,
-                                         const v1::GetServerInfoResponse& info) {
+Finding CheckProcess(const ProcessFacts& facts, const v1::GetServerInfoResponse& info) {
   if (facts.pidfd_error != 0) {
     return Wrong("pidfd_open: ", std::strerror(facts.pidfd_error),
                  facts.pidfd_error == ENOSYS ? ": a kernel of 5.3 or newer is needed, and " : ": ",
@@ -122,9 +137,15 @@ absl::StatusOr<std::string> CheckProcess(const ProcessFacts& facts,
                       "shareProcessNamespace)");
 }
 
-absl::StatusOr<std::string> CheckDevice(const ProcessFacts& facts,
-                                        const v1::GetServerInfoResponse& info) {
-  if (info.backend() != "cuda") return "host memory, which any process may map";
+Finding CheckDevice(const ProcessFacts& facts, const v1::GetServerInfoResponse& info) {
+  if (info.backend() != "cuda") {
+    if (facts.nodes.empty()) return "host memory, which any process may map";
+    return Doubtful(
+        absl::StrCat("the daemon computes on the CPU, and /dev/nvidia", *facts.nodes.begin(),
+                     " is here"),
+        "start it where it may open that, with --device=cuda:0: --device=auto takes the CPU where "
+        "it sees no device node. Nothing to do if the CPU is meant");
+  }
   const std::string& uuid = info.device();
   const std::string container = Shown("NVIDIA_VISIBLE_DEVICES", facts.nvidia_visible_devices);
   if (facts.devices.empty() && facts.nodes.empty()) {

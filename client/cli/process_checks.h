@@ -3,24 +3,20 @@
 #ifndef KVDEPOT_CLIENT_CLI_PROCESS_CHECKS_H_
 #define KVDEPOT_CLIENT_CLI_PROCESS_CHECKS_H_
 
-#include <string>
-
-#include "absl/status/statusor.h"
+#include "client/cli/finding.h"
 #include "client/cli/process_facts.h"
 #include "kvdepot/v1/kv_depot_service.pb.h"
 
 namespace kvdepot::cli {
 
 // Whether this process may open the daemon's socket.
-absl::StatusOr<std::string> CheckSocket(const ProcessFacts& facts);
+Finding CheckSocket(const ProcessFacts& facts);
 
 // Whether this process can prove who it is, and whether the two mistake each other's PID.
-absl::StatusOr<std::string> CheckProcess(const ProcessFacts& facts,
-                                         const v1::GetServerInfoResponse& info);
+Finding CheckProcess(const ProcessFacts& facts, const v1::GetServerInfoResponse& info);
 
 // Whether this process can map what the daemon's device holds.
-absl::StatusOr<std::string> CheckDevice(const ProcessFacts& facts,
-                                        const v1::GetServerInfoResponse& info);
+Finding CheckDevice(const ProcessFacts& facts, const v1::GetServerInfoResponse& info);
 
 }  // namespace kvdepot::cli
 

@@ -44,7 +44,9 @@ SocketFacts GatherSocketFacts(const std::string& target) {
     facts.stat_error = errno;
     return facts;
   }
+  facts.is_socket = S_ISSOCK(info.st_mode);
   facts.owner = info.st_uid;
+  facts.group = info.st_gid;
   facts.mode = info.st_mode & 0777;
   facts.connect_error = ConnectError(facts.path);
   return facts;

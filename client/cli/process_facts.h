@@ -18,10 +18,12 @@ namespace kvdepot::cli {
 struct SocketFacts {
   // Empty: the daemon is reached by TCP.
   std::string path;
-  // Of stat and of connect, as errno; 0: they work. `owner` and `mode` only where stat does.
+  // Of stat and of connect, as errno; 0: they work. What follows only where stat does.
   int stat_error = 0;
   int connect_error = 0;
+  bool is_socket = true;
   uid_t owner = 0;
+  gid_t group = 0;
   mode_t mode = 0;
 };
 

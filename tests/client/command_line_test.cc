@@ -3,7 +3,9 @@
 // --target of every command.
 #include "client/cli/command_line.h"
 
+#include "absl/flags/commandlineflag.h"
 #include "absl/flags/flag.h"
+#include "absl/flags/reflection.h"
 #include "client/cli/daemon_flags.h"
 #include "gtest/gtest.h"
 
@@ -36,6 +38,8 @@ TEST(CommandLineTest, FlagsStandAnywhereInEveryForm) {
   ASSERT_TRUE(Parse({"list", "--nojson", "--target=host:1"}).ok());
   EXPECT_FALSE(WantsJson());
   EXPECT_EQ(Target(), "host:1");
+  ASSERT_TRUE(Parse({"list", "--token-file=a-b_c"}).ok());
+  EXPECT_EQ(absl::FindCommandLineFlag("token_file")->CurrentValue(), "a-b_c");
   ASSERT_TRUE(Parse({"list", "--json=true"}).ok());
   EXPECT_TRUE(WantsJson());
 }

@@ -57,18 +57,25 @@ TEST_F(ProcessChecksTest, ADaemonByTcpHasNoSocketHere) {
 TEST_F(ProcessChecksTest, AnotherUsersSocket) {
   facts_.user = 1001;
   facts_.socket.connect_error = EACCES;
+  facts_.socket.group = 50;
   EXPECT_EQ(Failure(CheckSocket(facts_)),
-            "/run/kvdepot/kvdepotd.sock is user 1000's, mode 0600, and this process is user 1001: "
-            "run it as user 1000 (runAsUser)");
+            "/run/kvdepot/kvdepotd.sock is user 1000's and group 50's, mode 0600, and this process "
+            "is user 1001");
+  ExpectSays(CureOf(CheckSocket(facts_).status()), "run it as user 1000 (runAsUser)");
+  facts_.socket.mode = 0660;
+  EXPECT_EQ(CureOf(CheckSocket(facts_).status()),
+            "put user 1001 into group 50 (supplementalGroups)");
 }
 
 TEST_F(ProcessChecksTest, ASocketThatIsNotThereOrThatNobodyServes) {
   facts_.socket.connect_error = ECONNREFUSED;
   ExpectSays(Failure(CheckSocket(facts_)), "nobody listens");
+  facts_.socket.is_socket = false;
+  ExpectSays(Failure(CheckSocket(facts_)), "is no socket");
   facts_.socket.stat_error = EACCES;
-  ExpectSays(Failure(CheckSocket(facts_)), "must be allowed to search its folders");
+  ExpectSays(CureOf(CheckSocket(facts_).status()), "let user 1000 search the folders");
   facts_.socket.stat_error = ENOENT;
-  ExpectSays(Failure(CheckSocket(facts_)), "share the folder of its socket");
+  ExpectSays(CureOf(CheckSocket(facts_).status()), "share the folder of its socket");
 }
 
 TEST_F(ProcessChecksTest, EqualNumbersInTwoNamespaces) {
@@ -97,6 +104,14 @@ TEST_F(ProcessChecksTest, OnTheCpuNoDeviceIsNeeded) {
   facts_.devices.clear();
   facts_.nodes.clear();
   EXPECT_TRUE(CheckDevice(facts_, info_).ok());
+}
+
+TEST_F(ProcessChecksTest, ADaemonOnTheCpuBesideAGpu) {
+  info_.set_backend("cpu");
+  const absl::Status status = CheckDevice(facts_, info_).status();
+  EXPECT_TRUE(IsDoubtful(status));
+  EXPECT_EQ(status.message(), "the daemon computes on the CPU, and /dev/nvidia0 is here");
+  ExpectSays(CureOf(status), "--device=cuda:0");
 }
 
 TEST_F(ProcessChecksTest, AContainerWithoutTheDaemonsDevice) {

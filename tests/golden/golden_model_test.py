@@ -11,6 +11,7 @@ import xxhash
 import calibration_model
 import floats
 import make_vectors
+import packkv_model
 import patterns
 import plane_bits
 import planes_arithmetic
@@ -320,13 +321,22 @@ class Vectors(unittest.TestCase):
                 path = make_vectors.FOLDER / f"{name}.bin"
                 self.assertEqual(path.read_bytes(), vector_file.to_bytes(vector))
         self.assertEqual((make_vectors.FOLDER / "patterns.txt").read_text(), make_vectors.pattern_lines())
-        self.assertLess(sum(path.stat().st_size for path in make_vectors.FOLDER.iterdir()), 3.1 * 2**20)
+        self.assertLess(sum(path.stat().st_size for path in make_vectors.FOLDER.iterdir()), 3.5 * 2**20)
+
+    def test_files_are_those_that_were_committed(self):
+        for folder in make_vectors.FOLDER.parent.iterdir():
+            sums = (folder / make_vectors.SUMS).read_text()
+            self.assertEqual(sums, make_vectors.sum_lines(folder), folder.name)
 
     def test_files_read_back(self):
         for name, vector in self.vectors.items():
             with self.subTest(name):
                 read = vector_file.read(make_vectors.FOLDER / f"{name}.bin")
-                encoded = segment_model.encode(read.k, read.v, read.dtype, read.calibration)
+                options = make_vectors.CASES[name].packkv
+                if options is not None:
+                    encoded = segment_model.encode_packkv(read.k, read.v, read.dtype, *options)
+                else:
+                    encoded = segment_model.encode(read.k, read.v, read.dtype, read.calibration)
                 self.assertEqual(encoded, vector.segment)
                 for stored, values in ((read.k_values, vector.k_values), (read.v_values, vector.v_values)):
                     self.assertEqual(stored.tobytes(), values.tobytes())
@@ -342,12 +352,32 @@ class Vectors(unittest.TestCase):
     def test_codecs_and_sizes(self):
         for name, vector in self.vectors.items():
             with self.subTest(name):
-                raw = "_raw_" in name
-                self.assertEqual(segment_model.codec_of(vector.segment) == segment_model.RAW, raw)
+                codec = segment_model.codec_of(vector.segment)
                 size = segment_model.planes_segment_bytes(len(vector.k), vector.calibration)
-                if raw:
+                if "_raw_" in name:
+                    self.assertEqual(codec, segment_model.RAW)
                     size = segment_model.raw_segment_bytes(*vector.k.shape, vector.dtype)
+                elif "_packkv_" in name:
+                    self.assertEqual(codec, segment_model.PACKKV)
+                    k, v = (floats.to_fp32(stored, vector.dtype) for stored in (vector.k, vector.v))
+                    layer = packkv_model.Layer(k, v, *make_vectors.CASES[name].packkv)
+                    size = segment_model.header_bytes(vector.k.shape[1]) + layer.body_bytes
+                else:
+                    self.assertEqual(codec, segment_model.PLANES)
                 self.assertEqual(len(vector.segment), size)
+
+    def test_packkv_bytes_hold_what_was_quantised(self):
+        for name, case in make_vectors.CASES.items():
+            if case.packkv is None:
+                continue
+            with self.subTest(name):
+                vector = self.vectors[name]
+                k, v = (floats.to_fp32(stored, vector.dtype) for stored in (vector.k, vector.v))
+                layer = packkv_model.Layer(k, v, *case.packkv)
+                np.testing.assert_array_equal(vector.k_values, layer.decoded_k)
+                np.testing.assert_array_equal(vector.v_values, layer.decoded_v)
+        self.assertEqual({case.packkv[:2] for case in make_vectors.CASES.values() if case.packkv},
+                         {(16, packkv_model.NONE), (16, packkv_model.MEDIAN), (4, packkv_model.GREEDY), (8, packkv_model.NONE)})
 
     def test_patterns_are_covered(self):
         used = {(len(tensor.order), tensor.kind, tensor.pattern)

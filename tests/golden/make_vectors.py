@@ -11,11 +11,12 @@ One file a case, NAME.bin, little-endian, nothing aligned:
     u32       head_dim
     u32       dtype of the session: 1 bf16, 2 fp16, 3 fp32
     u32       tokens
-    u32       codec of the expected segment: 1 raw, 2 planes
+    u32       codec of the expected segment: 1 raw, 2 planes, 3 packkv, whose body says its options
     u32       own: 0 the calibration is given, 1 it is to be derived from K, V (and q2) and to be compared
     u32       profile: 0 tiny, 1 compact, 2 balanced, 3 fine (matters where own = 1)
     u32       has_q2: 1 if query second moments were given (only where own = 1)
-    per head  K order (head_dim bytes), K pattern (1 byte), V order (head_dim bytes), V pattern (1 byte)
+    per head  K order (head_dim bytes), K pattern (1 byte), V order (head_dim bytes), V pattern (1 byte);
+              packkv uses none: channels in order, pattern 0
     16 bytes  the calibration's hash as a planes segment's header has it
     f32       q2 [head][channel], only if has_q2
     dtype     K [token][head][channel]
@@ -25,9 +26,11 @@ One file a case, NAME.bin, little-endian, nothing aligned:
     f32       K [token][head][channel], decoded from the segment
     f32       V [token][head][channel], decoded from the segment
 
-patterns.txt beside them has one line a width pattern: head_dim, K or V, number, widths.
+patterns.txt beside them has one line a width pattern: head_dim, K or V, number, widths. SHA256SUMS has each file's sum, so
+that what was committed cannot change unnoticed.
 """
 
+import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +41,7 @@ import numpy as np
 import calibration_model
 import floats
 import near_ties
+import packkv_model
 import patterns
 import segment_model
 import vector_file
@@ -47,6 +51,7 @@ from floats import BF16, FP16, FP32
 from patterns import BALANCED, COMPACT, FINE, TINY
 
 FOLDER = Path(__file__).absolute().parent / "vectors" / f"v{segment_model.VERSION}"
+SUMS = "SHA256SUMS"
 
 
 @dataclass
@@ -63,6 +68,7 @@ class Case:
     shuffled: bool = True
     profile: int = COMPACT
     q2: bool = False
+    packkv: tuple | None = None  # pack, repacking, scales of K and V[, normalize]: stored by that codec
     seed: int = 0  # chosen, where it is not 0, so that sums in another order give other bytes
 
 
@@ -117,7 +123,28 @@ CASES = {
     "d64_bf16_own_constant_head": Case(
         64, 2, 64, BF16, inputs.constant_head, inputs.zero_head, profile=BALANCED
     ),
+    # packkv: every number of tokens a pack, every repacking, both forms.
+    "d64_bf16_packkv_none": Case(
+        64, 1, 128, BF16, inputs.lognormal_channels, inputs.outliers, packkv=(16, packkv_model.NONE, 0.1, 0.2)
+    ),
+    "d128_fp16_packkv_median": Case(
+        128, 1, 64, FP16, inputs.lognormal_channels, inputs.normal, packkv=(16, packkv_model.MEDIAN, 0.08, 0.3)
+    ),
+    "d64_fp32_packkv_greedy": Case(
+        64, 2, 64, FP32, inputs.constant_head, inputs.normal, packkv=(4, packkv_model.GREEDY, 0.004, 0.25)
+    ),
+    "d64_bf16_packkv_centred": Case(
+        64, 2, 64, BF16, inputs.lognormal_channels, inputs.zero_head, packkv=(8, packkv_model.NONE, 0.8, 0.1, True)
+    ),
 }
+
+
+def in_order(case: Case) -> LayerCalibration:
+    """For codecs that use no calibration."""
+    def tensor(kind: str) -> TensorCalibration:
+        return TensorCalibration(kind, np.arange(case.head_dim), 0)
+
+    return LayerCalibration([HeadCalibration(tensor("k"), tensor("v"))] * case.heads, bytes(16))
 
 
 def given_calibration(case: Case, rng: np.random.Generator) -> LayerCalibration:
@@ -137,6 +164,10 @@ def make(name: str) -> vector_file.Vector:
     shape = (case.tokens, case.heads, case.head_dim)
     k = floats.from_fp32(case.k(rng, shape).astype(np.float32), case.dtype)
     v = floats.from_fp32(case.v(rng, shape).astype(np.float32), case.dtype)
+    if case.packkv is not None:
+        segment = segment_model.encode_packkv(k, v, case.dtype, *case.packkv)
+        values = segment_model.decode(segment)
+        return vector_file.Vector(case.dtype, False, case.profile, in_order(case), None, k, v, segment, *values)
     own = case.patterns is None
     q2 = None
     if case.q2:
@@ -159,6 +190,15 @@ def pattern_lines() -> str:
     )
 
 
+def sum_lines(folder: Path) -> str:
+    """As sha256sum writes them."""
+    return "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted(folder.iterdir())
+        if path.name != SUMS
+    )
+
+
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +208,7 @@ def main() -> None:
         data = vector_file.to_bytes(vector)
         (folder / f"{name}.bin").write_bytes(data)
         print(f"{name}: {len(data)} bytes, codec {segment_model.codec_of(vector.segment)}")
+    (folder / SUMS).write_text(sum_lines(folder))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 Values are float32 [token][kv_head][channel], a whole number of blocks.
 """
 
+import struct
+from dataclasses import dataclass
+
 import numpy as np
 
 BLOCK = 64
@@ -97,6 +100,32 @@ def order_of(repacking: int, pack: int, k: np.ndarray, v: np.ndarray) -> np.ndar
     return np.array(order)
 
 
+@dataclass
+class Quantized:
+    """K or V: codes, and what makes values of them again."""
+
+    codes: np.ndarray  # [token][kv_head][channel]
+    zero: np.ndarray  # [token][kv_head], or [token][1] where all heads share a step
+    step: np.ndarray
+    centre: np.ndarray | None = None  # [kv_head][channel]
+    scale: np.ndarray | None = None
+
+    @staticmethod
+    def of(values: np.ndarray, relative_scale: float) -> "Quantized":
+        codes, zero, step = quantize(values, relative_scale)
+        return Quantized(codes, zero[:, None], step[:, None])
+
+    @staticmethod
+    def normalized(values: np.ndarray, relative_scale: float, weights: np.ndarray | None) -> "Quantized":
+        centre, scale = channel_table(values, weights)
+        codes, zero, step = quantize_normalized((values - centre) / scale, relative_scale)
+        return Quantized(codes, zero, step, centre, scale)
+
+    def values(self) -> np.ndarray:
+        rows = (self.codes + self.zero[:, :, None]).astype(np.float32) * self.step[:, :, None]
+        return rows if self.centre is None else rows * self.scale + self.centre
+
+
 class Tensor:
     """K or V of some blocks, quantised and in its packs."""
 
@@ -105,9 +134,10 @@ class Tensor:
         self.bits = int(bit_length(codes.max()))
         blocks = codes.reshape(-1, BLOCK, *codes.shape[1:])
         packed = np.stack([block[order] for block, order in zip(blocks, orders)])
-        packs = packed.reshape(len(blocks), BLOCK // pack, pack, *codes.shape[1:])
+        # [block][round][place of a pack][kv_head][channel]
+        self.packs = packed.reshape(len(blocks), BLOCK // pack, pack, *codes.shape[1:])
         # [block][round][kv_head][channel]
-        self.widths = bit_length(packs.max(2) - packs.min(2))
+        self.widths = bit_length(self.packs.max(2) - self.packs.min(2))
 
     def width_code_bits(self) -> int:
         return int(bit_length(self.bits))
@@ -125,31 +155,99 @@ class Tensor:
 class Layer:
     def __init__(self, k: np.ndarray, v: np.ndarray, pack: int, repacking: int, k_scale: float, v_scale: float,
                  normalize: bool = False, k_weights: np.ndarray | None = None):
-        if normalize:
-            k_codes, self.decoded_k = self._normalized(k, k_scale, k_weights)
-            v_codes, self.decoded_v = self._normalized(v, v_scale, None)
-        else:
-            k_codes, self.decoded_k = self._plain(k, k_scale)
-            v_codes, self.decoded_v = self._plain(v, v_scale)
+        self.pack, self.repacking, self.scales = pack, repacking, (k_scale, v_scale)
+        self.quantized = (
+            (Quantized.normalized(k, k_scale, k_weights), Quantized.normalized(v, v_scale, None))
+            if normalize else (Quantized.of(k, k_scale), Quantized.of(v, v_scale)))
+        self.decoded_k, self.decoded_v = (tensor.values() for tensor in self.quantized)
         blocks = len(k) // BLOCK
-        orders = [order_of(repacking, pack, k_codes[b * BLOCK:(b + 1) * BLOCK], v_codes[b * BLOCK:(b + 1) * BLOCK])
-                  for b in range(blocks)]
-        self.k, self.v = (Tensor(codes, orders, pack) for codes in (k_codes, v_codes))
+        k_codes, v_codes = (tensor.codes for tensor in self.quantized)
+        self.orders = [order_of(repacking, pack, k_codes[b * BLOCK:(b + 1) * BLOCK], v_codes[b * BLOCK:(b + 1) * BLOCK])
+                       for b in range(blocks)]
+        self.k, self.v = (Tensor(codes, self.orders, pack) for codes in (k_codes, v_codes))
         heads, rounds = k.shape[1], BLOCK // pack
         tables = 8 * heads * k.shape[2] + blocks * (512 * heads + 64) if normalize else 576 * blocks
         directory = 64 + tables + blocks * heads * (8 + 4 * rounds)
         self.body_bytes = -(-directory // 16) * 16 + int(self.k.round_bytes().sum() + self.v.round_bytes().sum())
 
-    @staticmethod
-    def _plain(values: np.ndarray, relative_scale: float) -> tuple[np.ndarray, np.ndarray]:
-        codes, zero, step = quantize(values, relative_scale)
-        return codes, (codes + zero[:, None, None]).astype(np.float32) * step[:, None, None]
+    def body(self) -> bytes:
+        """All that is behind a segment's header."""
+        normalized = self.quantized[0].centre is not None
+        header = struct.pack("<2f5B51x", *self.scales, self.pack, self.repacking, self.k.bits, self.v.bits, normalized)
+        heads = self.quantized[0].codes.shape[1]
+        channels = b"".join(
+            _bf16_bytes(part[head])
+            for head in range(heads if normalized else 0)
+            for tensor in self.quantized
+            for part in (tensor.centre, tensor.scale))
+        tables = b"".join(self._table(block) for block in range(len(self.orders)))
+        entry_bytes = 8 + 4 * (BLOCK // self.pack)
+        before = header + channels + tables
+        entries, tiles = b"", b""
+        tiles_at = -(-(len(before) + len(self.orders) * heads * entry_bytes) // 16) * 16
+        for block in range(len(self.orders)):
+            for head in range(heads):
+                begins, units = [], []
+                for tensor in (self.k, self.v):
+                    begins.append((tiles_at + len(tiles)) // 16)
+                    for codes in tensor.packs[block, :, :, head]:
+                        written = _write_round(codes, tensor.bits)
+                        units.append(len(written) // 16)
+                        tiles += written
+                entries += struct.pack(f"<2I{len(units)}H", *begins, *units)
+        return (before + entries).ljust(tiles_at, b"\0") + tiles
 
-    @staticmethod
-    def _normalized(values: np.ndarray, relative_scale: float, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        centre, scale = channel_table(values, weights)
-        codes, zero, step = quantize_normalized((values - centre) / scale, relative_scale)
-        return codes, (codes + zero[:, :, None]).astype(np.float32) * step[:, :, None] * scale + centre
+    def _table(self, block: int) -> bytes:
+        order = self.orders[block]
+        tokens = block * BLOCK + order
+        k, v = self.quantized
+        out = b""
+        for head in range(k.step.shape[1]):
+            for tensor in (k, v):
+                out += _bf16_bytes(tensor.step[tokens, head])
+            for tensor in (k, v):
+                out += tensor.zero[tokens, head].astype("<i2").tobytes()
+        return out + order.astype(np.uint8).tobytes()
+
+
+def _bf16_bytes(values: np.ndarray) -> bytes:
+    """Of values that are bf16."""
+    return (values.astype(np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
+
+
+def _bits(numbers: np.ndarray, below: int, count: int) -> np.ndarray:
+    """[number][bit], the lowest first."""
+    return numbers[:, None] >> np.arange(below, below + count) & 1
+
+
+def _unit_bytes(streams: list[np.ndarray]) -> bytes:
+    """Bits, the lowest of a byte first, up to whole units of 16 bytes."""
+    bits = np.concatenate([np.zeros(0, np.int64), *(stream.ravel() for stream in streams)])
+    data = np.packbits(bits.astype(np.uint8), bitorder="little").tobytes()
+    return data.ljust(-(-len(data) // 16) * 16, b"\0")
+
+
+def _write_round(codes: np.ndarray, code_bits: int) -> bytes:
+    """Of codes [place][channel]."""
+    pack, head_dim = codes.shape
+    least = codes.min(0)
+    above = codes - least
+    widths = bit_length(above.max(0))
+    # A multiple of 8 channels, so that the widths begin with a byte.
+    header = _unit_bytes([_bits(least, 0, code_bits), _bits(widths, 0, code_bits.bit_length()).T])
+    pairs = [_bits(above[:, c], below, 2) for c in range(head_dim) for below in range(0, widths[c] - 1, 2)]
+    singles = []
+    for c in np.flatnonzero(widths % 2):
+        part = np.zeros(pack, np.int64)
+        part[_single_places(pack)] = above[:, c] >> (widths[c] - 1) & 1
+        singles.append(part)
+    return header + _unit_bytes(pairs + singles)
+
+
+def _single_places(pack: int) -> np.ndarray:
+    """Where the bit of each place of a pack lies in a part of single bits."""
+    place = np.arange(pack)
+    return 2 * (place % 8) + place // 8 if pack == 16 else place
 
 
 def read_body(body: bytes, blocks: int, heads: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -194,9 +292,7 @@ def _read_round(data: bytes, pack: int, head_dim: int, code_bits: int) -> np.nda
         for below in range(0, widths[c] - 1, 2):
             codes[:, c] += (bits[at:at + 2 * pack:2] + 2 * bits[at + 1:at + 2 * pack:2]) << below
             at += 2 * pack
-    place = np.arange(pack)
-    single_at = 2 * (place % 8) + place // 8 if pack == 16 else place
     for c in np.flatnonzero(widths % 2):
-        codes[:, c] += bits[at + single_at] << (widths[c] - 1)
+        codes[:, c] += bits[at + _single_places(pack)] << (widths[c] - 1)
         at += pack
     return codes

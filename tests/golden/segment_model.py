@@ -1,4 +1,4 @@
-"""A segment's bytes: header, raw parts, planes parts. See gpu/FORMAT.md.
+"""A segment's bytes: header, raw parts, planes parts, a packkv body. See gpu/FORMAT.md.
 
 k and v are [token][head][channel] as the session stores them (floats.py).
 """
@@ -9,6 +9,7 @@ import numpy as np
 import xxhash
 
 import floats
+import packkv_model
 import planes_arithmetic
 import plane_bits
 from calibration_model import HeadCalibration, LayerCalibration, TensorCalibration
@@ -16,7 +17,7 @@ from planes_arithmetic import BLOCK, Fitted, NotRepresentable
 
 MAGIC = b"KVDS"
 VERSION = 1
-RAW, PLANES = 1, 2
+RAW, PLANES, PACKKV = 1, 2, 3
 CHECKSUM_AT = 24
 CHECKSUM_PIECE = 4096
 
@@ -154,6 +155,12 @@ def encode(k: np.ndarray, v: np.ndarray, dtype: int, calibration: LayerCalibrati
         return encode_raw(k, v, dtype)
 
 
+def encode_packkv(k: np.ndarray, v: np.ndarray, dtype: int, *options) -> bytes:
+    """Options as those of packkv_model.Layer."""
+    layer = packkv_model.Layer(floats.to_fp32(k, dtype), floats.to_fp32(v, dtype), *options)
+    return _with_header(PACKKV, dtype, k.shape, bytes(16), bytes(2 * k.shape[1]), layer.body())
+
+
 def codec_of(segment: bytes) -> int:
     return segment[6]
 
@@ -169,6 +176,8 @@ def decode(segment: bytes, heads: list[HeadCalibration] | None = None) -> tuple:
         by_head = stored.reshape(count, tokens // BLOCK, 2, BLOCK, head_dim)
         kv = by_head.transpose(2, 1, 3, 0, 4).reshape(2, tokens, count, head_dim)
         return floats.to_fp32(kv[0], dtype), floats.to_fp32(kv[1], dtype)
+    if codec == PACKKV:
+        return packkv_model.read_body(parts, tokens // BLOCK, count, head_dim)
 
     k = np.zeros((tokens, count, head_dim), np.float32)
     v = np.zeros_like(k)

@@ -16,6 +16,7 @@
 
 #include "gpu/backend.h"
 #include "gpu/check.h"
+#include "gpu/segment_view.h"
 #include "gtest/gtest.h"
 #include "tests/gpu/attend_reference.h"
 #include "tests/gpu/golden_case.h"
@@ -532,9 +533,17 @@ TEST_P(BackendContractTest, DamagedSegmentsAreFound) {
 // what an earlier build has written fails here.
 TEST_P(BackendContractTest, CommittedSegmentsOfVersion1HoldTheModelsValues) {
   std::mt19937 random(10);
+  int read[kCodecCount] = {};
+  int unsupported = 0;
   for (const std::filesystem::path& path : GoldenFiles(1)) {
     SCOPED_TRACE(path.stem());
     const GoldenCase golden = ReadGoldenCase(path);
+    if (absl::IsUnimplemented(
+            backend_->Supports(golden.shape, golden.dtype, golden.codec, golden.packkv))) {
+      ++unsupported;
+      continue;
+    }
+    ++read[CodecIndex(golden.codec)];
     auto extent = backend_->Allocate("tenant", ExtentUse::kSealed, golden.segment.size());
     ASSERT_TRUE(extent.ok());
     std::byte* const segment = (*extent)->data();
@@ -569,6 +578,31 @@ TEST_P(BackendContractTest, CommittedSegmentsOfVersion1HoldTheModelsValues) {
                            query_position, item.scale);
     EXPECT_LE(WorstRelativeError(expected, outcome.output, golden.shape.head_dim),
               GetParam().spike_error_max);
+  }
+  for (const Codec codec : kCodecs) EXPECT_GT(read[CodecIndex(codec)], 0) << CodecName(codec);
+  // A GPU need not have all that packkv may be asked for.
+  if (backend_->name() == "cpu") {
+    EXPECT_EQ(unsupported, 0);
+  }
+}
+
+// Everything but the version fits: the checksum, too.
+TEST_P(BackendContractTest, SegmentsOfOtherVersionsAreRefusedByNumber) {
+  const GoldenCase golden = ReadGoldenCase(GoldenFiles(1).front());
+  const SegmentGeometry geometry{golden.codec, golden.dtype, golden.shape.kv_heads,
+                                 golden.shape.head_dim, golden.tokens};
+  auto extent = backend_->Allocate("tenant", ExtentUse::kSealed, golden.segment.size());
+  ASSERT_TRUE(extent.ok());
+  for (const uint16_t version : {uint16_t{0}, uint16_t{2}, uint16_t{256}, uint16_t{65535}}) {
+    std::vector<std::byte> segment = golden.segment;
+    memcpy(segment.data() + offsetof(SegmentHeader, version), &version, sizeof(version));
+    const uint64_t checksum = SegmentChecksum(segment);
+    memcpy(segment.data() + offsetof(SegmentHeader, checksum), &checksum, sizeof(checksum));
+    backend_->WriteBytes(segment.data(), segment.size(), (*extent)->data());
+    EXPECT_EQ(
+        backend_->VerifySegment((*extent)->data(), segment.size(), geometry),
+        absl::DataLossError(absl::StrCat("segment version is ", version,
+                                         ", expected 1, the only one that this build reads")));
   }
 }
 

@@ -11,6 +11,9 @@
 #include <vector>
 
 #include "gpu/calibration.h"
+#include "gpu/packkv/format.h"
+#include "gpu/packkv/options.h"
+#include "gpu/segment_header.h"
 #include "gpu/shape.h"
 #include "gtest/gtest.h"
 
@@ -24,6 +27,7 @@ struct GoldenCase {
   bool own = false;
   Profile profile = Profile::kCompact;
   LayerCalibration calibration;
+  packkv::Options packkv;
   std::vector<float> q2;
   std::vector<std::byte> k;
   std::vector<std::byte> v;
@@ -69,6 +73,20 @@ inline TensorLayout ReadLayout(Reader& reader, int head_dim) {
 
 }  // namespace golden_file
 
+// Those that a packkv segment was made by, which are in its body's header.
+inline packkv::Options PackKvOptionsOf(const GoldenCase& golden) {
+  packkv::BodyHeader header;
+  memcpy(&header, golden.segment.data() + SegmentHeaderBytes(golden.shape.kv_heads),
+         sizeof(header));
+  packkv::Options options;
+  options.k_relative_scale = header.k_relative_scale;
+  options.v_relative_scale = header.v_relative_scale;
+  options.pack_tokens = header.pack_tokens;
+  options.repacking = static_cast<packkv::Repacking>(header.repacking);
+  options.normalize = header.form == static_cast<uint8_t>(packkv::Form::kNormalized);
+  return options;
+}
+
 // The container is described in tests/golden/make_vectors.py.
 inline GoldenCase ReadGoldenCase(const std::filesystem::path& path) {
   golden_file::Reader reader(path);
@@ -109,6 +127,7 @@ inline GoldenCase ReadGoldenCase(const std::filesystem::path& path) {
     reader.Copy(values->data(), values->size() * sizeof(float));
   }
   EXPECT_TRUE(reader.at_end()) << path;
+  if (golden.codec == Codec::kPackKv) golden.packkv = PackKvOptionsOf(golden);
   return golden;
 }
 

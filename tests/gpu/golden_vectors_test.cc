@@ -51,20 +51,23 @@ TEST_P(GoldenVectorsTest, EncoderWritesTheSameBytesOnEveryTarget) {
           backend->DeriveCalibrations({{source, golden.profile, golden.q2}})[0];
       EXPECT_EQ(own.hash_prefix, golden.calibration.hash_prefix);
     }
-    auto segment = backend->Allocate("tenant", ExtentUse::kSealed,
-                                     SegmentBytes(golden.shape, golden.dtype, Codec::kPlanes,
-                                                  &golden.calibration, golden.tokens));
+    const Codec codec = golden.codec == Codec::kPackKv ? Codec::kPackKv : Codec::kPlanes;
+    const LayerCalibration* const calibration =
+        codec == Codec::kPlanes ? &golden.calibration : nullptr;
+    auto segment = backend->Allocate(
+        "tenant", ExtentUse::kSealed,
+        SegmentBytes(golden.shape, golden.dtype, codec, calibration, golden.tokens, golden.packkv));
     ASSERT_TRUE(segment.ok());
     const bool in_range =
-        EncodeOne(*backend, source, Codec::kPlanes, &golden.calibration, (*segment)->data());
-    ASSERT_EQ(in_range, golden.codec == Codec::kPlanes);
+        EncodeOne(*backend, source, codec, calibration, (*segment)->data(), golden.packkv);
+    ASSERT_EQ(in_range, golden.codec == codec);
     if (!in_range) {
       segment = backend->Allocate(
           "tenant", ExtentUse::kSealed,
           SegmentBytes(golden.shape, golden.dtype, Codec::kRaw, nullptr, golden.tokens));
       ASSERT_TRUE(EncodeOne(*backend, source, Codec::kRaw, nullptr, (*segment)->data()));
     }
-    ASSERT_EQ((*segment)->size_bytes(), golden.segment.size());
+    ASSERT_EQ(SegmentView::Of((*segment)->data()).size_bytes(), golden.segment.size());
     const auto mismatch =
         std::mismatch(golden.segment.begin(), golden.segment.end(), (*segment)->data()).first -
         golden.segment.begin();

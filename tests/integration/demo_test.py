@@ -119,7 +119,7 @@ class DemoTest(unittest.TestCase):
     def test_doctor_finds_nothing(self):
         report = self.json_of("doctor")
         self.assertTrue(report["ok"], report)
-        self.assertEqual(len(report["checks"]), 12)
+        self.assertEqual(len(report["checks"]), 13)
 
     def test_bench_with_several_clients(self):
         for profile in ("compact", "exact"):

@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "server/calibration_bytes.h"
+#include "gpu/calibration_bytes.h"
 #include "server/calibration_store.h"
 #include "tests/server/engine_fixture.h"
 

@@ -1,4 +1,4 @@
-#include "server/seal_rule.h"
+#include "gpu/seal_rule.h"
 
 #include <gtest/gtest.h>
 

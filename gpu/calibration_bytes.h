@@ -1,6 +1,6 @@
 // What a calibration is charged for.
-#ifndef KVDEPOT_SERVER_CALIBRATION_BYTES_H_
-#define KVDEPOT_SERVER_CALIBRATION_BYTES_H_
+#ifndef KVDEPOT_GPU_CALIBRATION_BYTES_H_
+#define KVDEPOT_GPU_CALIBRATION_BYTES_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -16,4 +16,4 @@ constexpr uint64_t CalibrationBytes(size_t heads, size_t head_dim) {
 
 }  // namespace kvdepot
 
-#endif  // KVDEPOT_SERVER_CALIBRATION_BYTES_H_
+#endif  // KVDEPOT_GPU_CALIBRATION_BYTES_H_

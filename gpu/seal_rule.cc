@@ -1,8 +1,6 @@
-#include "server/seal_rule.h"
+#include "gpu/seal_rule.h"
 
 #include <algorithm>
-
-#include "gpu/shape.h"
 
 namespace kvdepot {
 

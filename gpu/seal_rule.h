@@ -3,20 +3,23 @@
 //
 // The rule counts a layer's *undecided* tokens: those behind the sinks and behind every segment
 // decided so far. A decided segment may still wait for its encoding; the rule does not care.
-#ifndef KVDEPOT_SERVER_SEAL_RULE_H_
-#define KVDEPOT_SERVER_SEAL_RULE_H_
+#ifndef KVDEPOT_GPU_SEAL_RULE_H_
+#define KVDEPOT_GPU_SEAL_RULE_H_
 
 #include <cstdint>
 #include <vector>
 
+#include "gpu/shape.h"
+
 namespace kvdepot {
 
-// All in tokens, multiples of kBlockTokens but for prompt_tokens_min. EngineOptions has the values.
+// All in tokens, multiples of kBlockTokens but for prompt_tokens_min. A daemon's options may have
+// other values.
 struct SealRule {
-  int window_tokens = 0;
-  int decode_seal_tokens = 0;
-  int prompt_tokens_min = 0;
-  int segment_tokens_max = 0;
+  int window_tokens = 64;
+  int decode_seal_tokens = 256;
+  int prompt_tokens_min = 256;
+  int segment_tokens_max = kSegmentTokensMax;
 };
 
 // Token counts of the segments that are decided now, oldest first, each a whole number of blocks.
@@ -39,4 +42,4 @@ DecidedSegments DecideToWindow(const SealRule& rule, uint64_t undecided_tokens);
 
 }  // namespace kvdepot
 
-#endif  // KVDEPOT_SERVER_SEAL_RULE_H_
+#endif  // KVDEPOT_GPU_SEAL_RULE_H_
