@@ -1,4 +1,5 @@
 #include "tests/gpu/backend_contract.h"
+#include "tests/gpu/golden_contract.h"
 #include "tests/gpu/packkv_contract.h"
 #include "tests/gpu/vector_targets.h"
 
@@ -7,6 +8,7 @@ namespace {
 
 constexpr BackendUnderTest kCpu = {+[] { return MakeCpuBackend(2); }, 3e-4, 1e-3};
 INSTANTIATE_TEST_SUITE_P(Cpu, BackendContractTest, ::testing::Values(kCpu));
+INSTANTIATE_TEST_SUITE_P(Cpu, GoldenContractTest, ::testing::Values(kCpu));
 INSTANTIATE_TEST_SUITE_P(Cpu, PackKvContractTest, ::testing::Values(kCpu));
 
 // Batches do not change how the CPU splits an item.

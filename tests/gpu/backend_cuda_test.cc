@@ -5,6 +5,7 @@
 
 #include "tests/gpu/backend_contract.h"
 #include "tests/gpu/cuda_device_for_tests.h"
+#include "tests/gpu/golden_contract.h"
 #include "tests/gpu/packkv_contract.h"
 
 namespace kvdepot {
@@ -12,6 +13,7 @@ namespace {
 
 constexpr BackendUnderTest kCuda = {MakeCudaBackendForTests, 5e-4, 2e-3};
 INSTANTIATE_TEST_SUITE_P(Cuda, BackendContractTest, ::testing::Values(kCuda));
+INSTANTIATE_TEST_SUITE_P(Cuda, GoldenContractTest, ::testing::Values(kCuda));
 INSTANTIATE_TEST_SUITE_P(Cuda, PackKvContractTest, ::testing::Values(kCuda));
 
 class BackendCudaTest : public ::testing::Test {

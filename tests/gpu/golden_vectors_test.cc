@@ -1,5 +1,5 @@
 // Segments that the independent numpy model made (tests/golden) must come out of the encoder byte
-// for byte, whatever the instruction set. (That every backend reads them: backend_contract.h.)
+// for byte, whatever the instruction set. (That every backend reads them: golden_contract.h.)
 
 #include <algorithm>
 #include <cstring>
