@@ -8,6 +8,7 @@
 #include "gpu/planes/own_calibration.h"
 #include "gpu/seal_rule.h"
 #include "gpu/slab_pool.h"
+#include "gpu/sliding_window.h"
 
 namespace kvdepot {
 namespace {
@@ -29,7 +30,7 @@ class LayerExtents {
       segments_.push_back({tail_position_, count});
     }
     // The oldest query that may still come is the addition's first one's predecessor.
-    if (position > 0) DropBefore(shape_.first_visible(position - 1));
+    if (position > 0) DropBefore(FirstVisible(shape_, position - 1));
     if (!decided.empty() && !segments_.empty()) has_calibration_ = true;
   }
 

@@ -55,11 +55,6 @@ struct LayerShape {
   constexpr size_t row_values() const {
     return static_cast<size_t>(kv_heads) * static_cast<size_t>(head_dim);
   }
-  // First position that a query at `position` sees.
-  constexpr uint64_t first_visible(uint64_t position) const {
-    const uint64_t window = static_cast<uint64_t>(sliding_window);
-    return window > 0 && position >= window ? position - window + 1 : 0;
-  }
 
   friend bool operator==(const LayerShape& a, const LayerShape& b) {
     return a.kv_heads == b.kv_heads && a.query_heads == b.query_heads && a.head_dim == b.head_dim &&

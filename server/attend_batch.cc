@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gpu/finite_cpu.h"
+#include "gpu/sliding_window.h"
 #include "server/request_check.h"
 
 namespace kvdepot {
@@ -63,10 +64,10 @@ absl::Status CheckQueries(const Session& session, const LayerShape& shape,
 }
 
 absl::Status CheckVisible(const std::string& field, const Layer& layer, uint64_t query_position) {
-  if (layer.shape().first_visible(query_position) >= layer.first_held()) return absl::OkStatus();
+  if (FirstVisible(layer.shape(), query_position) >= layer.first_held()) return absl::OkStatus();
   return absl::OutOfRangeError(
       absl::StrCat(field, ": a query at position ", query_position, " sees tokens from ",
-                   layer.shape().first_visible(query_position), " on, the layer holds them from ",
+                   FirstVisible(layer.shape(), query_position), " on, the layer holds them from ",
                    layer.first_held(), " on (sliding_window ", layer.shape().sliding_window, ")"));
 }
 
@@ -79,7 +80,7 @@ AttendSubject ViewForQueries(const Session& session, size_t layer_index, float s
   subject.calibration = layer.calibration();
   subject.query_position = token_count - queries.query_tokens;
   subject.queries = queries;
-  subject.view_position = layer.shape().first_visible(subject.query_position);
+  subject.view_position = FirstVisible(layer.shape(), subject.query_position);
   subject.view = layer.View(subject.view_position, token_count);
   subject.scale = scale;
   return subject;

@@ -5,6 +5,7 @@
 
 #include "gpu/calibration_bytes.h"
 #include "gpu/check.h"
+#include "gpu/sliding_window.h"
 
 namespace kvdepot {
 
@@ -126,7 +127,7 @@ void Layer::Append(uint64_t tokens, absl::Span<const ExtentRef> fresh,
 DroppedExtents Layer::DropBefore(uint64_t oldest_query) {
   DroppedExtents dropped;
   // Everything before is invisible, and so is this position to the queries behind the oldest one.
-  const uint64_t visible = shape_.first_visible(oldest_query);
+  const uint64_t visible = FirstVisible(shape_, oldest_query);
   if (sinks_ != nullptr && visible >= kSinkTokens) dropped.push_back(std::move(sinks_));
   while (!segments_.empty() && segments_.front().end() <= visible) {
     dropped.push_back(std::move(segments_.front().extent));
