@@ -1,0 +1,110 @@
+"""The daemon and the client do with the manifests what these say: their settings, probes and sockets, with the
+Secrets that the README's commands make."""
+
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import unittest
+import urllib.request
+from pathlib import Path
+
+from tests.deploy.kubernetes_node import Node, loopback_address
+from tests.deploy.rendered_manifests import pods, render_all
+
+# Where Bazel's tests find programs; BAZEL_BIN names the folder for those who run without it.
+PROGRAMS = Path(os.environ.get("BAZEL_BIN", ".")).absolute()
+KVDEPOTD = PROGRAMS / "server/kvdepotd"
+KVDEPOT = PROGRAMS / "client/cli/kvdepot"
+# Of `kvdepot doctor`.
+CHECK_COUNT = 12
+SECONDS_MAX = 60
+
+
+def readme_section() -> str:
+    return re.search(r"^### On Kubernetes$.*?(?=^##)", Path("README.md").read_text(), re.MULTILINE | re.DOTALL).group()
+
+
+def make_secrets(folder: Path) -> dict[str, dict[str, str]]:
+    """Runs the README's commands; what `kubectl create secret` of it would hold."""
+    commands = re.search(r"^```$(.*?)^```$", readme_section(), re.MULTILINE | re.DOTALL).group(1)
+    secrets = {}
+    for line in commands.splitlines():
+        line = line.split("  #")[0].strip()
+        if created := re.search(r"create secret generic (\S+) --from-file=(\S+)$", line):
+            secrets[created.group(1)] = {created.group(2): (folder / created.group(2)).read_text()}
+        elif line and not line.startswith("kubectl"):
+            subprocess.run(["bash", "-euo", "pipefail", "-c", line], cwd=folder, check=True)
+    return secrets
+
+
+class KubernetesDaemonTest(unittest.TestCase):
+    def setUp(self):
+        # A socket's path is short.
+        folder = tempfile.TemporaryDirectory(prefix="kvdepot-", dir="/tmp")
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.things = render_all()
+        self.secrets = make_secrets(self.folder)
+
+    def test_the_readme_names_folders_that_exist_and_the_secrets_that_are_mounted(self):
+        named = set(re.findall(r"-k deploy/kubernetes/(\S+)", readme_section()))
+        self.assertLessEqual(named, set(self.things))
+        mounted = {volume["secret"]["secretName"] for things in self.things.values() for pod in pods(things)
+                   for volume in pod["spec"]["volumes"] if "secret" in volume}
+        self.assertEqual(mounted, set(self.secrets))
+
+    def test_the_daemon_takes_the_settings_of_every_overlay(self):
+        for overlay in ("overlays/cpu", "overlays/gpu"):
+            node = Node(self.folder / overlay, self.things[overlay], self.secrets)
+            for pod in pods(self.things[overlay]):
+                with self.subTest(pod["metadata"]["labels"]["kvdepot-device"]):
+                    arguments = node.arguments(pod, pod["spec"]["containers"][0])
+                    done = subprocess.run([KVDEPOTD, *arguments, "--check_config"],
+                                          capture_output=True, text=True, timeout=SECONDS_MAX)
+                    self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+
+    def test_the_image_is_that_of_this_release(self):
+        done = subprocess.run([KVDEPOTD, "--version"], capture_output=True, text=True, check=True)
+        images = {container["image"] for things in self.things.values() for pod in pods(things)
+                  for container in pod["spec"]["containers"]}
+        self.assertEqual(images, {f"kvdepot/{done.stdout.strip().replace(' ', ':')}"})
+
+    def start(self, node):
+        [pod] = pods(self.things["overlays/cpu"])
+        arguments = node.arguments(pod, pod["spec"]["containers"][0])
+        daemon = subprocess.Popen([KVDEPOTD, *arguments], stderr=subprocess.PIPE, text=True)
+        self.addCleanup(daemon.communicate)
+        self.addCleanup(daemon.kill)
+        self.assertIn("event=started", daemon.stderr.readline())
+        return pod, daemon
+
+    def test_a_daemon_of_the_cpu_overlay_answers_its_probes_and_its_client_maps(self):
+        pod_ip = loopback_address()
+        node = Node(self.folder, self.things["overlays/cpu"], self.secrets, pod_ip)
+        pod, daemon = self.start(node)
+
+        [container] = pod["spec"]["containers"]
+        [port] = container["ports"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            get = container[probe]["httpGet"]
+            self.assertEqual(get["port"], port["name"])
+            with urllib.request.urlopen(f"http://{pod_ip}:{port['containerPort']}{get['path']}", timeout=SECONDS_MAX) as page:
+                self.assertEqual(page.status, 200, probe)
+
+        [client] = pods(self.things["client/cpu"])
+        [container] = client["spec"]["containers"]
+        self.assertEqual(container["command"], ["/usr/bin/kvdepot"])
+        done = subprocess.run([KVDEPOT, *node.arguments(client, container)],
+                              capture_output=True, text=True, timeout=SECONDS_MAX)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual(len(re.findall(r"(?m)^ok ", done.stdout)), CHECK_COUNT)
+        self.assertRegex(done.stdout, r"(?m)^ok +mapping +\d+ tokens written and attended in this process")
+
+        daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(daemon.wait(SECONDS_MAX), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
