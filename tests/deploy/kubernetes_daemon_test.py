@@ -1,8 +1,9 @@
-"""The daemon and the client do with the manifests what these say: their settings, probes and sockets, with the
-Secrets that the README's commands make."""
+"""The daemon and the client do with the manifests what these say: settings, probes, sockets, users and namespaces,
+with the Secrets that the README's commands make."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -10,13 +11,11 @@ import unittest
 import urllib.request
 from pathlib import Path
 
-from tests.deploy.kubernetes_node import Node, loopback_address
+from tests.deploy.kubernetes_node import IS_ROOT, Node, confined, loopback_address
 from tests.deploy.rendered_manifests import pods, render_all
 
 # Where Bazel's tests find programs; BAZEL_BIN names the folder for those who run without it.
 PROGRAMS = Path(os.environ.get("BAZEL_BIN", ".")).absolute()
-KVDEPOTD = PROGRAMS / "server/kvdepotd"
-KVDEPOT = PROGRAMS / "client/cli/kvdepot"
 # Of `kvdepot doctor`.
 CHECK_COUNT = 12
 SECONDS_MAX = 60
@@ -40,13 +39,18 @@ def make_secrets(folder: Path) -> dict[str, dict[str, str]]:
 
 
 class KubernetesDaemonTest(unittest.TestCase):
-    def setUp(self):
+    @classmethod
+    def setUpClass(cls):
         # A socket's path is short.
         folder = tempfile.TemporaryDirectory(prefix="kvdepot-", dir="/tmp")
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
-        self.things = render_all()
-        self.secrets = make_secrets(self.folder)
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = Path(folder.name)
+        # The users of pods may go in, and not to where programs are built.
+        cls.folder.chmod(0o755)
+        cls.kvdepotd = shutil.copy(PROGRAMS / "server/kvdepotd", cls.folder)
+        cls.kvdepot = shutil.copy(PROGRAMS / "client/cli/kvdepot", cls.folder)
+        cls.things = render_all()
+        cls.secrets = make_secrets(cls.folder)
 
     def test_the_readme_names_folders_that_exist_and_the_secrets_that_are_mounted(self):
         named = set(re.findall(r"-k deploy/kubernetes/(\S+)", readme_section()))
@@ -60,21 +64,24 @@ class KubernetesDaemonTest(unittest.TestCase):
             node = Node(self.folder / overlay, self.things[overlay], self.secrets)
             for pod in pods(self.things[overlay]):
                 with self.subTest(pod["metadata"]["labels"]["kvdepot-device"]):
-                    arguments = node.arguments(pod, pod["spec"]["containers"][0])
-                    done = subprocess.run([KVDEPOTD, *arguments, "--check_config"],
+                    arguments = node.words(pod, pod["spec"]["containers"][0])
+                    done = subprocess.run([*confined(pod), self.kvdepotd, *arguments, "--check_config"],
                                           capture_output=True, text=True, timeout=SECONDS_MAX)
                     self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
 
     def test_the_image_is_that_of_this_release(self):
-        done = subprocess.run([KVDEPOTD, "--version"], capture_output=True, text=True, check=True)
+        done = subprocess.run([self.kvdepotd, "--version"], capture_output=True, text=True, check=True)
         images = {container["image"] for things in self.things.values() for pod in pods(things)
                   for container in pod["spec"]["containers"]}
         self.assertEqual(images, {f"kvdepot/{done.stdout.strip().replace(' ', ':')}"})
 
     def start(self, node):
         [pod] = pods(self.things["overlays/cpu"])
-        arguments = node.arguments(pod, pod["spec"]["containers"][0])
-        daemon = subprocess.Popen([KVDEPOTD, *arguments], stderr=subprocess.PIPE, text=True)
+        if IS_ROOT:
+            [folder_maker] = pod["spec"]["initContainers"]
+            subprocess.run(node.words(pod, folder_maker), check=True)
+        arguments = node.words(pod, pod["spec"]["containers"][0])
+        daemon = subprocess.Popen([*confined(pod), self.kvdepotd, *arguments], stderr=subprocess.PIPE, text=True)
         self.addCleanup(daemon.communicate)
         self.addCleanup(daemon.kill)
         self.assertIn("event=started", daemon.stderr.readline())
@@ -95,8 +102,9 @@ class KubernetesDaemonTest(unittest.TestCase):
 
         [client] = pods(self.things["client/cpu"])
         [container] = client["spec"]["containers"]
-        self.assertEqual(container["command"], ["/usr/bin/kvdepot"])
-        done = subprocess.run([KVDEPOT, *node.arguments(client, container)],
+        program, *arguments = node.words(client, container)
+        self.assertEqual(program, "kvdepot")
+        done = subprocess.run([*confined(client), self.kvdepot, *arguments],
                               capture_output=True, text=True, timeout=SECONDS_MAX)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertEqual(len(re.findall(r"(?m)^ok ", done.stdout)), CHECK_COUNT)

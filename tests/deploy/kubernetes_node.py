@@ -1,10 +1,14 @@
 """This machine as the node of a cluster: what containers of deploy/kubernetes see of volumes and variables, in a
-folder of a test. Paths of pods are mapped into that folder; nothing else of them is changed."""
+folder of a test, and who they are. Paths of pods are mapped into that folder; nothing else of them is changed."""
 
 import os
 import random
 import re
+import shutil
 from pathlib import Path
+
+# Nobody else may change users and make namespaces; then containers run as whoever tests.
+IS_ROOT = os.geteuid() == 0
 
 
 def loopback_address() -> str:
@@ -21,17 +25,17 @@ class Node:
         self._config_maps = {thing["metadata"]["name"]: thing["data"] for thing in things if thing["kind"] == "ConfigMap"}
         self._secrets = secrets
 
-    def arguments(self, pod: dict, container: dict) -> list[str]:
-        """The arguments of a container as the kubelet would make them. Makes its volumes."""
+    def words(self, pod: dict, container: dict) -> list[str]:
+        """Command, if the container has one, and arguments, as the kubelet would make them. Makes its volumes."""
         volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
         mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
         folders = {path: self._volume_folder(volume) for path, volume in mounts.items()}
         for path, volume in mounts.items():
-            for key, text in self._content(volume).items():
-                (folders[path] / key).write_text(_mapped(text, folders))
-        variables = {entry["name"]: self._variable(pod, entry) for entry in container["env"]}
-        expanded = [re.sub(r"\$\((\w+)\)", lambda found: variables[found.group(1)], argument) for argument in container["args"]]
-        return [_mapped(argument, folders) for argument in expanded]
+            self._fill(volume, folders, folders[path], pod["spec"]["securityContext"]["fsGroup"])
+        variables = {entry["name"]: self._variable(pod, entry) for entry in container.get("env", [])}
+        words = container.get("command", []) + container.get("args", [])
+        expanded = [re.sub(r"\$\((\w+)\)", lambda found: variables[found.group(1)], word) for word in words]
+        return [_mapped(word, folders) for word in expanded]
 
     def _volume_folder(self, volume: dict) -> Path:
         # A folder of the node is the same one for all its pods.
@@ -40,10 +44,17 @@ class Node:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _content(self, volume: dict) -> dict[str, str]:
+    def _fill(self, volume: dict, folders: dict[str, Path], folder: Path, group: int) -> None:
         if "configMap" in volume:
-            return self._config_maps[volume["configMap"]["name"]]
-        return self._secrets[volume["secret"]["secretName"]] if "secret" in volume else {}
+            for key, text in self._config_maps[volume["configMap"]["name"]].items():
+                (folder / key).write_text(_mapped(text, folders))
+        elif "secret" in volume:
+            for key, text in self._secrets[volume["secret"]["secretName"]].items():
+                (folder / key).unlink(missing_ok=True)
+                (folder / key).write_text(text)
+                (folder / key).chmod(volume["secret"]["defaultMode"])
+                if IS_ROOT:
+                    shutil.chown(folder / key, group=group)
 
     def _variable(self, pod: dict, entry: dict) -> str:
         if "value" in entry:
@@ -58,3 +69,15 @@ def _mapped(text: str, folders: dict[str, Path]) -> str:
     for path, folder in folders.items():
         text = re.sub(rf"(?<!\w){re.escape(path)}(?=[/\s]|$)", str(folder), text)
     return text
+
+
+def confined(pod: dict) -> list[str]:
+    """What stands before a command, so that it has the user, groups and namespaces of the pod's containers and no
+    capability. Network and files stay this machine's."""
+    if not IS_ROOT:
+        return []
+    context = pod["spec"]["securityContext"]
+    groups = [*context.get("supplementalGroups", []), context["fsGroup"]]
+    namespaces = ["--ipc"] + ([] if pod["spec"].get("hostPID") else ["--pid", "--fork", "--kill-child", "--mount-proc"])
+    return ["unshare", *namespaces, "setpriv", f"--reuid={context['runAsUser']}", f"--regid={context['runAsGroup']}",
+            f"--groups={','.join(map(str, groups))}", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
