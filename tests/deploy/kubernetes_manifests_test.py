@@ -147,6 +147,8 @@ class KubernetesManifestsTest(unittest.TestCase):
                 daemon = pod["spec"]["securityContext"]
                 self.assertEqual(settings["socket_mode"], "0660")
                 self.assertIn(daemon["runAsGroup"], client["supplementalGroups"])
+                if settings["device"] != "cpu":
+                    self.assertEqual(daemon["runAsUser"], client["runAsUser"])
                 [folder] = pod["spec"]["initContainers"]
                 self.assertEqual(folder["command"], ["chown", f"{daemon['runAsUser']}:{daemon['runAsGroup']}", "/run/kvdepot"])
 
@@ -165,6 +167,11 @@ class KubernetesManifestsTest(unittest.TestCase):
         for number, folder in enumerate(folders):
             expected = first.replace("gpu0", f"gpu{number}").replace('"0"', f'"{number}"')
             self.assertEqual((folder / "kustomization.yaml").read_text(), expected)
+
+    def test_a_change_restarts_no_daemon(self):
+        for overlay in OVERLAYS:
+            for daemon_set in of_kind(self.things[overlay], "DaemonSet"):
+                self.assertEqual(daemon_set["spec"]["updateStrategy"], {"type": "OnDelete"})
 
     def test_kubernetes_waits_longer_than_the_daemon(self):
         for overlay in OVERLAYS:
@@ -185,6 +192,9 @@ class KubernetesManifestsTest(unittest.TestCase):
             for pod in pods(things):
                 spec = pod["spec"]
                 self.assertFalse(spec["automountServiceAccountToken"])
+                # Of the node's namespaces the daemon has one, and clients none.
+                is_daemon = pod["metadata"]["labels"]["app.kubernetes.io/name"] == "kvdepotd"
+                self.assertEqual([key for key in spec if key.startswith("host")], ["hostPID"] if is_daemon else [])
                 self.assertEqual(spec["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"})
                 for container in spec["containers"]:
                     self.assertEqual(container["securityContext"], {
