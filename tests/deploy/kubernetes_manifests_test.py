@@ -158,7 +158,8 @@ class KubernetesManifestsTest(unittest.TestCase):
             self.assertIn({"name": "NVIDIA_VISIBLE_DEVICES", "value": str(number)}, container["env"])
             required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
             self.assertEqual(required["nodeSelectorTerms"], [{"matchExpressions": [
-                {"key": "nvidia.com/gpu.count", "operator": "Gt", "values": [str(number)]}]}])
+                {"key": "nvidia.com/gpu.count", "operator": "Gt", "values": [str(number)]},
+                {"key": "nvidia.com/gpu.compute.major", "operator": "Gt", "values": ["8"]}]}])
 
     def test_folders_of_gpus_differ_in_the_number_alone(self):
         folders = sorted(path for path in (SOURCES / "overlays/gpu").glob("gpu*"))
