@@ -1,6 +1,7 @@
 #include "server/daemon.h"
 
 #include <grpc/support/log.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,6 +32,22 @@ int Fail(const absl::Status& status, int exit_code) {
   std::fprintf(stderr, "kvdepotd: %.*s\n", static_cast<int>(status.message().size()),
                status.message().data());
   return exit_code;
+}
+
+// A dump would be a copy of keys, values and tokens on disk. Also where core_pattern is a pipe:
+// systemd-coredump and apport look at this limit.
+void ForbidCoreDumps() {
+  const rlimit none = {0, 0};
+  setrlimit(RLIMIT_CORE, &none);
+}
+
+// A connection takes a descriptor, a mapped slab another: as many as the administrator allows. The
+// lower limit that a process starts with is there for programs that use select().
+void AllowManyDescriptors() {
+  rlimit files = {};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
 }
 
 // Settings that a daemon cannot take over while it serves are named, and stay.
@@ -67,6 +84,8 @@ int RunDaemon(int argc, char** argv, Server::Hooks hooks) {
   absl::Status status = ParseCommandLine(argc, argv);
   if (!status.ok()) return Fail(status, kExitWrongOptions);
   const Options options = OptionsFromFlags();
+  if (!options.core_dumps) ForbidCoreDumps();
+  AllowManyDescriptors();
   status = options.Validate();
   if (status.ok() && OnlyChecksConfig()) status = Server::CheckFiles(options);
   if (!status.ok()) return Fail(status, kExitWrongOptions);

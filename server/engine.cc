@@ -40,7 +40,7 @@ class EngineImpl final : public Engine {
   absl::StatusOr<SessionInfo> TouchSession(const Caller& caller,
                                            const std::string& session_id) override;
   absl::Status PutCalibration(const Caller& caller, const Calibration& calibration) override;
-  void Drain(absl::Time deadline) override;
+  int Drain(absl::Time deadline) override;
   void ExpireSessions() override;
   size_t session_count() const override;
   EngineTotals totals() override;
@@ -279,16 +279,17 @@ absl::Status EngineImpl::PutCalibration(const Caller& caller, const Calibration&
   return absl::OkStatus();
 }
 
-void EngineImpl::Drain(absl::Time deadline) {
+int EngineImpl::Drain(absl::Time deadline) {
   {
     MutexLock lock(state_.mu);
     state_.draining = true;
     while (state_.in_flight > 0) {
-      if (!state_.in_flight_changed.WaitUntil(state_.mu, deadline)) return;
+      if (!state_.in_flight_changed.WaitUntil(state_.mu, deadline)) return state_.in_flight;
     }
   }
   // The last results are on their way.
   state_.queue.WaitUntilIdle(deadline);
+  return 0;
 }
 
 void EngineImpl::ExpireSessions() {
@@ -317,6 +318,7 @@ EngineTotals EngineImpl::totals() {
     MutexLock lock(state_.mu);
     bytes.logical += session->logical_bytes();
     bytes.stored += session->stored_bytes();
+    totals.committed_tokens += session->committed_token_count();
   }
   return totals;
 }

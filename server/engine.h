@@ -45,6 +45,8 @@ struct EngineTotals {
     uint64_t stored = 0;
   };
   std::array<Bytes, kCodecCount> by_codec;  // as CodecIndex
+  // Over all sessions, each counted once whatever its number of layers.
+  uint64_t committed_tokens = 0;
 
   Bytes& Of(Codec codec) { return by_codec[CodecIndex(codec)]; }
   const Bytes& Of(Codec codec) const { return by_codec[CodecIndex(codec)]; }
@@ -157,9 +159,9 @@ class Engine {
   virtual absl::StatusOr<BufferRef> FindBuffer(const Caller& caller, const std::string& lease_id,
                                                uint64_t buffer) = 0;
 
-  // From now on new work is UNAVAILABLE; returns when what was queued is done or the deadline has
-  // passed.
-  virtual void Drain(absl::Time deadline) = 0;
+  // From now on new work is UNAVAILABLE; returns when what was accepted is done or the deadline has
+  // passed: how many calls were not done by then.
+  virtual int Drain(absl::Time deadline) = 0;
   // Deletes sessions whose time has come; the daemon calls it once a second.
   virtual void ExpireSessions() = 0;
 

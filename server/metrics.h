@@ -50,12 +50,14 @@ struct Usage {
 
 // Why a call that was right in itself was refused: the limit it met, another call on the session,
 // the end of the daemon. A limit that has no entry is "other", the last one.
-inline constexpr std::array<absl::string_view, 16> kRejectionReasons = {
+inline constexpr std::array<absl::string_view, 18> kRejectionReasons = {
     "budget_bytes",
     "tenant_quota_bytes",
     "device_memory",
     "message_bytes_max",
     "queued_requests_per_tenant_max",
+    "calls_per_tenant_max",
+    "requests_per_second_per_tenant_max",
     "sessions_per_tenant_max",
     "tokens_per_session_max",
     "calibrations_per_tenant_max",

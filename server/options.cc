@@ -35,7 +35,8 @@ ABSL_FLAG(std::string, socket_mode, Options().socket_mode,
 ABSL_FLAG(std::string, metrics_address, Options().metrics_address,
           "host:port of /metrics, /healthz and /readyz; port 0 picks a free one. Empty: none");
 ABSL_FLAG(std::string, tokens_file, Options().tokens_file,
-          "file of bearer tokens, one 'TENANT SHA256HEX' a line. Empty: no tokens, one tenant");
+          "file of bearer tokens, one 'TENANT SHA256HEX [client|operator]' a line. Empty: no "
+          "tokens, one tenant");
 ABSL_FLAG(std::string, tls_cert_file, Options().tls_cert_file,
           "PEM file of the daemon's certificate and those above it, for TCP. Empty: no TCP");
 ABSL_FLAG(std::string, tls_key_file, Options().tls_key_file, "PEM file of that certificate's key");
@@ -43,9 +44,6 @@ ABSL_FLAG(std::string, tls_client_ca_file, Options().tls_client_ca_file,
           "PEM file of the authorities of clients' certificates. Empty: clients need none");
 ABSL_FLAG(std::string, calibrations_dir, Options().calibrations_dir,
           "folder of calibration files, read at start. Empty: none");
-ABSL_FLAG(std::string, operator_tenants, Options().operator_tenants,
-          "tenants that may change the budget, separated by commas. Empty: none, or the one tenant "
-          "of a daemon without tokens");
 ABSL_FLAG(std::string, mapping_tenants, Options().mapping_tenants,
           "tenants that may map sessions, separated by commas. Empty: none, or the one tenant of a "
           "daemon without tokens");
@@ -72,6 +70,16 @@ ABSL_FLAG(uint64_t, message_bytes_max, Options().message_bytes_max,
           "bytes of one gRPC message, in or out");
 ABSL_FLAG(int, concurrent_calls_per_connection_max, Options().concurrent_calls_per_connection_max,
           "calls in flight on one connection");
+ABSL_FLAG(int, calls_per_tenant_max, Options().calls_per_tenant_max,
+          "calls of one tenant that are open, streams included");
+ABSL_FLAG(
+    int, requests_per_second_per_tenant_max, Options().requests_per_second_per_tenant_max,
+    "unary calls and messages of Append and Decode streams of one tenant a second, as many of "
+    "them at once after a second of quiet. 0: any number");
+ABSL_FLAG(absl::Duration, slow_request_threshold, Options().slow_request_threshold,
+          "a request that takes longer is logged, with its caller's W3C traceparent. 0: none is");
+ABSL_FLAG(bool, core_dumps, Options().core_dumps,
+          "whether a crash may leave a core dump, which holds keys and values");
 ABSL_FLAG(absl::Duration, drain_timeout, Options().drain_timeout,
           "how long the daemon waits at its end for calls in flight");
 ABSL_FLAG(std::string, log_level, Options().log_level, "trace, debug, info, warn or error");
@@ -256,6 +264,11 @@ absl::Status Options::Validate() const {
         "64 KiB more than fetch_bytes_max and than calibration_bytes_max");
   check(concurrent_calls_per_connection_max >= 1, "concurrent_calls_per_connection_max",
         concurrent_calls_per_connection_max, "at least 1");
+  check(calls_per_tenant_max >= 1, "calls_per_tenant_max", calls_per_tenant_max, "at least 1");
+  check(requests_per_second_per_tenant_max >= 0, "requests_per_second_per_tenant_max",
+        requests_per_second_per_tenant_max, "at least 0");
+  check(slow_request_threshold >= absl::ZeroDuration(), "slow_request_threshold",
+        absl::FormatDuration(slow_request_threshold), "at least 0");
   check(drain_timeout >= absl::ZeroDuration(), "drain_timeout", absl::FormatDuration(drain_timeout),
         "at least 0");
   const absl::string_view levels[] = {"trace", "debug", "info", "warn", "error"};
@@ -281,7 +294,6 @@ Options OptionsFromFlags() {
   options.tls_key_file = absl::GetFlag(FLAGS_tls_key_file);
   options.tls_client_ca_file = absl::GetFlag(FLAGS_tls_client_ca_file);
   options.calibrations_dir = absl::GetFlag(FLAGS_calibrations_dir);
-  options.operator_tenants = absl::GetFlag(FLAGS_operator_tenants);
   options.mapping_tenants = absl::GetFlag(FLAGS_mapping_tenants);
   options.device = absl::GetFlag(FLAGS_device);
   options.slab_bytes = absl::GetFlag(FLAGS_slab_bytes);
@@ -296,6 +308,11 @@ Options OptionsFromFlags() {
   options.message_bytes_max = absl::GetFlag(FLAGS_message_bytes_max);
   options.concurrent_calls_per_connection_max =
       absl::GetFlag(FLAGS_concurrent_calls_per_connection_max);
+  options.calls_per_tenant_max = absl::GetFlag(FLAGS_calls_per_tenant_max);
+  options.requests_per_second_per_tenant_max =
+      absl::GetFlag(FLAGS_requests_per_second_per_tenant_max);
+  options.slow_request_threshold = absl::GetFlag(FLAGS_slow_request_threshold);
+  options.core_dumps = absl::GetFlag(FLAGS_core_dumps);
   options.drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
   options.log_level = absl::GetFlag(FLAGS_log_level);
   options.engine = EngineOptionsFromFlags();

@@ -38,8 +38,8 @@ struct Options {
   std::string socket_mode = "0600";
   // host:port of /metrics, /healthz and /readyz; port 0 picks a free one. Empty: none.
   std::string metrics_address = "127.0.0.1:9464";
-  // One "TENANT SHA256HEX" a line (tenants.h). Empty: no tokens; whoever reaches the Unix socket is
-  // the tenant `default`, and there is no other listener. SIGHUP reads it again.
+  // One "TENANT SHA256HEX ROLE" a line (tenants.h). Empty: no tokens; whoever reaches the Unix
+  // socket is the tenant `default`, and there is no other listener. SIGHUP reads it again.
   std::string tokens_file;
   // PEM files of TLS, which every TCP listener uses (tls.h): the daemon's certificate and key, and
   // the authorities of clients' certificates; the last empty: clients need none. Read again when
@@ -49,9 +49,6 @@ struct Options {
   std::string tls_client_ca_file;
   // Folder of calibration files, read at start. Empty: none.
   std::string calibrations_dir;
-  // Tenants that may change the budget of all, separated by commas. Empty: nobody, but for the one
-  // tenant of a daemon without tokens.
-  std::string operator_tenants;
   // Tenants that may map sessions, separated by commas: a mapping shows whole slabs of its tenant.
   // Empty: nobody, but for the one tenant of a daemon without tokens.
   std::string mapping_tenants;
@@ -84,6 +81,15 @@ struct Options {
   uint64_t message_bytes_max = uint64_t{32} << 20;
   // Calls in flight on one connection; further ones wait in the client.
   int concurrent_calls_per_connection_max = 256;
+  // Calls that a tenant may have open, streams included, on all its connections.
+  int calls_per_tenant_max = 1024;
+  // Unary calls and messages of Append and Decode streams that a tenant may send a second, as many
+  // of them at once after a second of quiet. 0: any number.
+  int requests_per_second_per_tenant_max = 0;
+  // A request that takes longer is logged, with its caller's trace. 0: none is.
+  absl::Duration slow_request_threshold = absl::Seconds(1);
+  // Whether a crash may leave a core dump, which holds keys and values of conversations.
+  bool core_dumps = false;
   // How long the daemon waits at its end for calls in flight. Kubernetes kills after 30 s.
   absl::Duration drain_timeout = absl::Seconds(20);
   // trace, debug, info, warn, error.

@@ -88,6 +88,7 @@ Server::Server(const Options& options, const Hooks& hooks)
       hooks_(hooks),
       log_(options.log_level),
       tenants_(Tenants::Open()),
+      limits_(options.calls_per_tenant_max, options.requests_per_second_per_tenant_max, &clock_),
       calibrations_(options.engine.calibrations_per_tenant_max),
       service_(context_) {}
 
@@ -135,7 +136,9 @@ absl::Status Server::MakeEngine() {
   metrics_.SetBuildInfo(context_.build);
   engine_ = Engine::Make(options_.engine, std::move(backend), &calibrations_, &clock_, &metrics_);
   context_.options = options_;
+  context_.clock = &clock_;
   context_.tenants = &tenants_;
+  context_.limits = &limits_;
   context_.engine = engine_.get();
   context_.calibrations = &calibrations_;
   context_.metrics = &metrics_;
@@ -295,13 +298,28 @@ void Server::Drain() {
   log_.Info("draining", {{"timeout", absl::FormatDuration(options_.drain_timeout)}});
   if (pages_ != nullptr) pages_->SetReady(false);
   grpc_->GetHealthCheckService()->SetServingStatus(false);
-  engine_->Drain(deadline);
+  const int calls_cut = engine_->Drain(deadline);
   absl::SleepFor(std::min(kRefusalPeriod, deadline - clock_.Now()));
   // Only idle streams are open now, and nothing is lost with them.
   grpc_->Shutdown(std::chrono::system_clock::now());
+  LogDrained(clock_.Now() - start, calls_cut);
+}
+
+void Server::LogDrained(absl::Duration duration, int calls_cut) {
   // No disk tier yet: nothing that sessions hold is durable.
-  log_.Info("drained", {{"seconds", absl::StrCat(absl::ToDoubleSeconds(clock_.Now() - start))},
-                        {"sessions_dropped", absl::StrCat(engine_->session_count())}});
+  const EngineTotals totals = engine_->totals();
+  uint64_t bytes = 0;
+  for (const EngineTotals::Bytes& held : totals.by_codec) bytes += held.stored;
+  const LogFields fields = {{"seconds", absl::StrCat(absl::ToDoubleSeconds(duration))},
+                            {"calls_cut", absl::StrCat(calls_cut)},
+                            {"sessions_not_durable", absl::StrCat(engine_->session_count())},
+                            {"tokens_not_durable", absl::StrCat(totals.committed_tokens)},
+                            {"bytes_not_durable", absl::StrCat(bytes)}};
+  if (calls_cut > 0) {
+    log_.Warn("drained", fields);
+  } else {
+    log_.Info("drained", fields);
+  }
 }
 
 Server::~Server() {

@@ -27,6 +27,7 @@
 #include "server/services/kv_depot_service.h"
 #include "server/services/life_sockets.h"
 #include "server/services/service_context.h"
+#include "server/tenant_limits.h"
 #include "server/unix_socket.h"
 
 namespace kvdepot {
@@ -90,6 +91,7 @@ class Server {
   absl::Status StartPages();
   absl::Status Listen();
   void LogStart();
+  void LogDrained(absl::Duration duration, int calls_cut);
 
   // In the order in which they are built; each uses only those before it.
   Options options_;
@@ -98,6 +100,7 @@ class Server {
   RealClock clock_;
   Metrics metrics_;
   CurrentTenants tenants_;
+  TenantLimits limits_;
   CalibrationStore calibrations_;
   int calibration_count_ = 0;
   std::unique_ptr<Engine> engine_;

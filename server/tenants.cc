@@ -51,7 +51,9 @@ absl::StatusOr<Tenants::Token> Tenants::ParseLine(absl::string_view line) {
   const std::vector<absl::string_view> words =
       absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
   // What a line holds is as good as a secret, so no message repeats it.
-  if (words.size() != 2) return absl::InvalidArgumentError("expected: TENANT SHA256HEX");
+  if (words.size() != 2 && words.size() != 3) {
+    return absl::InvalidArgumentError("expected: TENANT SHA256HEX [client|operator]");
+  }
   if (!IsTenantName(words[0])) {
     return absl::InvalidArgumentError(
         absl::StrCat("a tenant's name has 1..", kTenantNameBytesMax, " of A-Z a-z 0-9 - _"));
@@ -61,7 +63,14 @@ absl::StatusOr<Tenants::Token> Tenants::ParseLine(absl::string_view line) {
     return absl::InvalidArgumentError("a token's SHA-256 has 64 hexadecimal digits");
   }
   Token token;
-  token.tenant = std::string(words[0]);
+  token.identity.tenant = std::string(words[0]);
+  if (words.size() == 3) {
+    if (words[2] == RoleName(Role::kOperator)) {
+      token.identity.role = Role::kOperator;
+    } else if (words[2] != RoleName(Role::kClient)) {
+      return absl::InvalidArgumentError("a token's role is client or operator");
+    }
+  }
   const std::string digest = absl::HexStringToBytes(words[1]);
   std::copy(digest.begin(), digest.end(), token.digest.begin());
   return token;
@@ -92,8 +101,8 @@ absl::StatusOr<Tenants> Tenants::Parse(absl::string_view content, const std::str
   return tenants;
 }
 
-absl::StatusOr<std::string> Tenants::Identify(absl::string_view authorization) const {
-  if (open_) return "default";
+absl::StatusOr<Identity> Tenants::Identify(absl::string_view authorization) const {
+  if (open_) return Identity{"default", Role::kBoth};
   if (authorization.empty()) {
     return absl::UnauthenticatedError("authorization: not sent, must be `Bearer TOKEN`");
   }
@@ -111,7 +120,7 @@ absl::StatusOr<std::string> Tenants::Identify(absl::string_view authorization) c
     if (CRYPTO_memcmp(token.digest.data(), digest.data(), digest.size()) == 0) found = &token;
   }
   if (found == nullptr) return absl::UnauthenticatedError("authorization: unknown token");
-  return found->tenant;
+  return found->identity;
 }
 
 }  // namespace kvdepot

@@ -1,8 +1,9 @@
 // Who a caller is: bearer tokens and the tenants that they name.
 //
-// The token file holds one tenant a line, "NAME SHA256HEX", where SHA256HEX is the SHA-256 of the
-// token in hexadecimal; '#' starts a comment. A tenant may have several lines, so that tokens can
-// be rotated. The daemon never holds a token itself. Immutable after loading, hence thread-safe.
+// The token file holds one token a line, "TENANT SHA256HEX ROLE", where SHA256HEX is the SHA-256 of
+// the token in hexadecimal and ROLE, if it is there, `client` (the default) or `operator`; '#'
+// starts a comment. A tenant may have several lines, so that tokens can be rotated. The daemon
+// never holds a token itself. Immutable after loading, hence thread-safe.
 #ifndef KVDEPOT_SERVER_TENANTS_H_
 #define KVDEPOT_SERVER_TENANTS_H_
 
@@ -13,20 +14,26 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "server/role.h"
 
 namespace kvdepot {
 
+struct Identity {
+  std::string tenant;
+  Role role = Role::kClient;
+};
+
 class Tenants {
  public:
-  // Everybody is the tenant `default`: whoever may open the Unix socket.
+  // Everybody is the tenant `default`, in both roles: whoever may open the Unix socket.
   static Tenants Open();
   // INVALID_ARGUMENT names file, line and what is wrong with it.
   static absl::StatusOr<Tenants> Load(const std::string& path);
   static absl::StatusOr<Tenants> Parse(absl::string_view content, const std::string& path);
 
-  // The tenant of a call whose metadata `authorization` is `authorization` (empty: not sent).
+  // Who sends a call whose metadata `authorization` is `authorization` (empty: not sent).
   // UNAUTHENTICATED without a token of the form "Bearer TOKEN" that the file knows.
-  absl::StatusOr<std::string> Identify(absl::string_view authorization) const;
+  absl::StatusOr<Identity> Identify(absl::string_view authorization) const;
 
   size_t token_count() const { return tokens_.size(); }
 
@@ -34,7 +41,7 @@ class Tenants {
   using Digest = std::array<uint8_t, 32>;
   struct Token {
     Digest digest;
-    std::string tenant;
+    Identity identity;
   };
 
   static absl::StatusOr<Token> ParseLine(absl::string_view line);

@@ -205,9 +205,13 @@ def draw(dashboard: dict, prometheus: Prometheus, path: Path) -> None:
 
 
 def draw_all(url: str, folder: Path, minutes: float) -> None:
+    """Into `folder`, which it makes; prints what it drew."""
+    folder.mkdir(parents=True, exist_ok=True)
     prometheus = Prometheus(url, minutes)
     for dashboard in panel_queries.dashboards():
-        draw(dashboard, prometheus, folder / f"{dashboard['uid']}.png")
+        path = folder / f"{dashboard['uid']}.png"
+        draw(dashboard, prometheus, path)
+        print(path)
 
 
 def main() -> None:

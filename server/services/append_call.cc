@@ -38,7 +38,10 @@ void AppendCall::Act(Messages::Next next) {
 }
 
 void AppendCall::StoreChunk(const WireMessage<v1::AppendRequest>& received) {
-  if (!received.status.ok()) return End(received.status);
+  absl::Status status = call_.CountRequest();
+  if (status.ok()) status = received.status;
+  if (!status.ok()) return End(status);
+  call_.BeginStep();
   const v1::AppendRequest& request = received.message;
   absl::StatusOr<TokenChunk> chunk =
       ToTokenChunk(request, call_.context().options, call_.buffer_finder());
@@ -51,6 +54,7 @@ void AppendCall::StoreChunk(const WireMessage<v1::AppendRequest>& received) {
   }
   addition_->Append(*std::move(chunk), [this](const absl::StatusOr<LayerState>& state) {
     if (!state.ok()) return End(state.status());
+    call_.EndStep();
     Act(messages_.Worked());
   });
 }
@@ -69,6 +73,7 @@ void AppendCall::FinishAddition() {
   if (call_.cancelled()) return End(absl::CancelledError("the client left; its chunks stay"));
   if (addition_ == nullptr)
     return End(FieldError("chunk", "no message", "in at least one message"));
+  call_.BeginStep();
   addition_->Finish([this](absl::StatusOr<std::vector<std::pair<int, LayerState>>> layers) {
     if (!layers.ok()) return End(layers.status());
     v1::AppendResponse response;

@@ -1,23 +1,9 @@
 #include "server/services/budget.h"
 
-#include <algorithm>
-#include <vector>
-
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "server/services/field_error.h"
 
 namespace kvdepot {
-namespace {
-
-// Without tokens there is one tenant, which is whoever may open the daemon's socket.
-bool IsOperator(const Options& options, const std::string& tenant) {
-  if (options.tokens_file.empty()) return true;
-  const std::vector<std::string> operators = absl::StrSplit(options.operator_tenants, ',');
-  return std::find(operators.begin(), operators.end(), tenant) != operators.end();
-}
-
-}  // namespace
 
 absl::StatusOr<MemoryAmount> ToMemoryAmount(const v1::SetBudgetRequest& request) {
   MemoryAmount amount;
@@ -28,10 +14,6 @@ absl::StatusOr<MemoryAmount> ToMemoryAmount(const v1::SetBudgetRequest& request)
 
 absl::Status SetBudget(const ServiceContext& context, const std::string& tenant,
                        const v1::SetBudgetRequest& request, v1::SetBudgetResponse* response) {
-  if (!IsOperator(context.options, tenant)) {
-    return absl::PermissionDeniedError(absl::StrCat(
-        "tenant: ", tenant, ", is none of the daemon's operator_tenants, who set the budget"));
-  }
   const absl::StatusOr<MemoryAmount> amount = ToMemoryAmount(request);
   if (!amount.ok()) return amount.status();
   Engine* const engine = context.engine;

@@ -34,7 +34,10 @@ void DecodeCall::Act(Messages::Next next) {
 }
 
 void DecodeCall::Step(const WireMessage<v1::DecodeRequest>& received) {
-  if (!received.status.ok()) return End(received.status);
+  absl::Status status = call_.CountRequest();
+  if (status.ok()) status = received.status;
+  if (!status.ok()) return End(status);
+  call_.BeginStep();
   const v1::DecodeRequest& request = received.message;
   const Options& options = call_.context().options;
   const absl::StatusOr<int> layer = ToLayer("layer", request.layer(), options.engine);
@@ -53,6 +56,7 @@ void DecodeCall::Answer(std::vector<AttendResult> results) {
   v1::DecodeResponse response;
   for (AttendResult& result : results) ToProto(std::move(result), response.add_items());
   SerializeMessage(response, &response_);
+  call_.EndStep();
   StartWrite(&response_);
 }
 

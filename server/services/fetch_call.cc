@@ -1,5 +1,6 @@
 #include "server/services/fetch_call.h"
 
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,7 @@ FetchCall::FetchCall(const ServiceContext& context, grpc::CallbackServerContext*
                      const grpc::ByteBuffer* request)
     : call_(context, RpcMethod::kFetch, rpc) {
   absl::Status status = call_.admission();
+  if (status.ok()) status = call_.CountRequest();
   if (status.ok()) {
     WireMessage<v1::FetchRequest> received;
     received.Parse(RequestBytes(request));
@@ -96,6 +98,7 @@ void FetchCall::Advance() {
 
 void FetchCall::Read(FetchRange range) {
   const int layer = range.layer;
+  call_.BeginStep();
   call_.context().engine->Fetch(
       call_.caller(), std::move(range),
       [this, layer](absl::StatusOr<FetchedTokens> tokens) { OnRead(layer, std::move(tokens)); });
@@ -103,9 +106,12 @@ void FetchCall::Read(FetchRange range) {
 
 void FetchCall::OnRead(int layer, absl::StatusOr<FetchedTokens> tokens) {
   const absl::Status status = tokens.status();
+  call_.EndStep(status);
   uint64_t token_count = 0;
+  std::shared_ptr<const void> continuation;
   if (status.ok()) {
     token_count = tokens->token_count;
+    continuation = std::move(tokens->continuation);
     v1::FetchResponse response;
     ToProto(layer, *std::move(tokens), response.mutable_chunk());
     SerializeMessage(response, &read_response_);
@@ -115,6 +121,7 @@ void FetchCall::OnRead(int layer, absl::StatusOr<FetchedTokens> tokens) {
     reading_ = false;
     remaining_.position += token_count;
     remaining_.token_count -= token_count;
+    remaining_.continuation = std::move(continuation);
     for (CallOutput* output : {&remaining_.k, &remaining_.v}) {
       if (output->is_in_reply()) continue;
       output->data += token_count * token_bytes_;

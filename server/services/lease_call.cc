@@ -107,7 +107,8 @@ absl::Status LeaseCall::Act(const WireMessage<v1::OpenLeaseRequest>& received) {
 }
 
 absl::Status LeaseCall::Open(const v1::LeaseOpening& opening) {
-  absl::Status status = CheckLayoutVersion(opening.layout_version());
+  absl::Status status = call_.CountRequest();
+  if (status.ok()) status = CheckLayoutVersion(opening.layout_version());
   if (!status.ok()) return status;
   const ServiceContext& context = call_.context();
   status = CheckMayMap(context.options, call_.caller().tenant);

@@ -1,4 +1,5 @@
-// One RPC from arrival to answer: who calls, counted at both ends, logged if it fails.
+// One RPC from arrival to answer: who calls and may they, counted at both ends, logged if it fails
+// or is slow.
 #ifndef KVDEPOT_SERVER_SERVICES_RPC_CALL_H_
 #define KVDEPOT_SERVER_SERVICES_RPC_CALL_H_
 
@@ -6,7 +7,10 @@
 #include <grpcpp/support/status.h>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "server/engine.h"
+#include "server/logging.h"
 #include "server/rpc_method.h"
 #include "server/services/buffer_convert.h"
 #include "server/services/mapping_convert.h"
@@ -23,7 +27,8 @@ class RpcCall {
   RpcCall(const RpcCall&) = delete;
   RpcCall& operator=(const RpcCall&) = delete;
 
-  // UNAUTHENTICATED, or OK: then `caller` is complete.
+  // UNAUTHENTICATED, PERMISSION_DENIED to the caller's role, RESOURCE_EXHAUSTED naming
+  // calls_per_tenant_max, or OK: then `caller` is complete.
   const absl::Status& admission() const { return admission_; }
   const Caller& caller() const { return caller_; }
   bool cancelled() const { return rpc_->IsCancelled(); }
@@ -37,15 +42,27 @@ class RpcCall {
     };
   }
 
+  // A unary call, or a message of a stream. RESOURCE_EXHAUSTED naming
+  // requests_per_second_per_tenant_max.
+  absl::Status CountRequest();
+  // The daemon works for the caller from the first to the second, or to Finish; once it took longer
+  // than Options::slow_request_threshold, that is logged. One step at a time.
+  void BeginStep();
+  void EndStep(const absl::Status& status = absl::OkStatus());
+
   // What the reactor's Finish takes.
   grpc::Status Finish(const absl::Status& status);
 
  private:
+  void LogEnd(absl::string_view event, const absl::Status& status, LogField what) const;
+
   const ServiceContext& context_;
   const RpcMethod method_;
   grpc::CallbackServerContext* const rpc_;
   Caller caller_;
   absl::Status admission_;
+  bool is_counted_ = false;
+  absl::Time step_begun_ = absl::InfiniteFuture();
   bool finished_ = false;
 };
 

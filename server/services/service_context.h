@@ -6,11 +6,13 @@
 #include <string>
 
 #include "server/calibration_store.h"
+#include "server/clock.h"
 #include "server/current_tenants.h"
 #include "server/engine.h"
 #include "server/logging.h"
 #include "server/metrics.h"
 #include "server/options.h"
+#include "server/tenant_limits.h"
 
 namespace kvdepot {
 
@@ -22,7 +24,9 @@ struct ServiceContext {
   std::string metrics_address;
   // Path of the socket that leases hold open; empty if there is none.
   std::string life_socket;
+  Clock* clock = nullptr;
   const CurrentTenants* tenants = nullptr;
+  TenantLimits* limits = nullptr;
   Engine* engine = nullptr;
   CalibrationStore* calibrations = nullptr;
   Metrics* metrics = nullptr;

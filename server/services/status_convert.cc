@@ -16,6 +16,9 @@ namespace {
 constexpr absl::string_view kDraining = "draining";
 constexpr absl::Duration kRetryAfterDrain = absl::Seconds(1);
 constexpr absl::Duration kRetryAfterBusy = absl::Milliseconds(10);
+// A second of quiet gives a tenant all that its rate allows at once.
+constexpr absl::string_view kRate = "requests_per_second_per_tenant_max";
+constexpr absl::Duration kRetryAfterRate = absl::Seconds(1);
 
 struct GrpcError {
   grpc::StatusCode code;
@@ -93,6 +96,7 @@ void AddDetails(grpc::StatusCode code, const std::string& subject, google::rpc::
     violation->set_subject(subject);
     violation->set_description(status.message());
     status.add_details()->PackFrom(quota);
+    if (subject == kRate) AddRetryInfo(kRetryAfterRate, status);
   } else if (code == grpc::StatusCode::UNAVAILABLE) {
     AddRetryInfo(subject == kDraining ? kRetryAfterDrain : kRetryAfterBusy, status);
   }

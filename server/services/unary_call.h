@@ -19,12 +19,14 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   UnaryCall(const ServiceContext& context, RpcMethod method, grpc::CallbackServerContext* rpc,
             const grpc::ByteBuffer* request, grpc::ByteBuffer* response)
       : call_(context, method, rpc), admission_(call_.admission()), response_bytes_(response) {
+    if (admission_.ok()) admission_ = call_.CountRequest();
     if (!admission_.ok()) return;
+    call_.BeginStep();
     request_.Parse(RequestBytes(request));
     admission_ = request_.status;
   }
 
-  // UNAUTHENTICATED, INVALID_ARGUMENT for bytes that are no request, or OK: then `caller` and
+  // Errors as RpcCall's, INVALID_ARGUMENT for bytes that are no request, or OK: then `caller` and
   // `request` are complete.
   const absl::Status& admission() const { return admission_; }
   const Caller& caller() const { return call_.caller(); }

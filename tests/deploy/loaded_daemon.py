@@ -14,7 +14,8 @@ PROGRAMS = Path(os.environ.setdefault("BAZEL_BIN", "."))
 DATA = Path("tests/data/qwen2.5-coder-1.5b_l23")
 
 TENANTS = [f"tenant-{number:02}" for number in range(50)]
-MAPPER = TENANTS[0]  # Also the operator.
+MAPPER = TENANTS[0]
+OPERATOR = "ops"
 SESSIONS_PER_TENANT_MAX = 8
 BUDGET = "96MiB"
 # More than what is kept, less than what TOO_MUCH stores.
@@ -31,8 +32,7 @@ class LoadedDaemon:
         self._process = subprocess.Popen(
             [PROGRAMS / "server/kvdepotd", f"--listen=unix://{self.socket}", "--metrics_address=127.0.0.1:0",
              "--device=cpu", f"--memory_budget={BUDGET}", "--slab_bytes=2097152", f"--tokens_file={folder}/tokens",
-             f"--mapping_tenants={MAPPER}", f"--operator_tenants={MAPPER}",
-             f"--sessions_per_tenant_max={SESSIONS_PER_TENANT_MAX}",
+             f"--mapping_tenants={MAPPER}", f"--sessions_per_tenant_max={SESSIONS_PER_TENANT_MAX}",
              # So that the short sessions of a test have a sample.
              "--error_sample_interval=1"],
             stderr=subprocess.PIPE, text=True)
@@ -42,10 +42,11 @@ class LoadedDaemon:
 
     def _tokens(self) -> None:
         lines = []
-        for tenant in TENANTS:
+        for tenant in [*TENANTS, OPERATOR]:
             token = f"token of {tenant}"
             (self.folder / tenant).write_text(token)
-            lines.append(f"{tenant} {hashlib.sha256(token.encode()).hexdigest()}\n")
+            role = "operator" if tenant == OPERATOR else "client"
+            lines.append(f"{tenant} {hashlib.sha256(token.encode()).hexdigest()} {role}\n")
         (self.folder / "tokens").write_text("".join(lines))
 
     def kvdepot(self, *arguments: str, tenant: str | None = MAPPER, succeeds: bool = True) -> str:
@@ -86,9 +87,9 @@ class LoadedDaemon:
         self.kvdepot("show", "no such session", succeeds=False)
         self.kvdepot("info", tenant=None, succeeds=False)
         self.kvdepot("bench", f"--clients={SESSIONS_PER_TENANT_MAX + 1}", succeeds=False)
-        self.kvdepot("budget", SHORT_BUDGET)
+        self.kvdepot("budget", SHORT_BUDGET, tenant=OPERATOR)
         self.kvdepot(*TOO_MUCH, succeeds=False)
-        self.kvdepot("budget", BUDGET)
+        self.kvdepot("budget", BUDGET, tenant=OPERATOR)
 
     def metrics(self) -> str:
         with urllib.request.urlopen(f"http://{self.pages}/metrics", timeout=30) as answer:

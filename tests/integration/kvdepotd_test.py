@@ -3,6 +3,7 @@
 import grp
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -118,7 +119,8 @@ class KvdepotdTest(unittest.TestCase):
         code, rest = daemon.stop()
         self.assertEqual(code, 0)
         self.assertIn("event=draining", rest)
-        self.assertIn("event=drained", rest)
+        self.assertRegex(rest, r"event=drained seconds=\S+ calls_cut=0 sessions_not_durable=0 tokens_not_durable=0 "
+                               r"bytes_not_durable=0\n")
         self.assertFalse(os.path.exists(f"{self.folder}/new/socket"))
 
     def test_tells_systemd_what_it_does(self):
@@ -136,6 +138,26 @@ class KvdepotdTest(unittest.TestCase):
             self.assertIn("READY=1", manager.recv(1000).decode())
             self.assertEqual(daemon.stop()[0], 0)
             self.assertIn("STOPPING=1", manager.recv(1000).decode())
+
+    def test_leaves_no_core_dump_unless_asked_to(self):
+        now, most = resource.getrlimit(resource.RLIMIT_CORE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_CORE, (now, most))
+        resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+        name = "unlimited" if most == resource.RLIM_INFINITY else most
+        for flag, limit in {"--core_dumps=false": 0, "--core_dumps=true": name}.items():
+            daemon = Daemon(self.folder, flag)
+            with open(f"/proc/{daemon.process.pid}/limits") as limits:
+                self.assertRegex(limits.read(), f"Max core file size +{limit} ")
+            self.assertEqual(daemon.stop()[0], 0)
+
+    def test_uses_as_many_descriptors_as_it_may(self):
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (now, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+        daemon = Daemon(self.folder)
+        with open(f"/proc/{daemon.process.pid}/limits") as limits:
+            self.assertRegex(limits.read(), f"Max open files +{most} ")
+        self.assertEqual(daemon.stop()[0], 0)
 
     def test_sockets_may_be_shared(self):
         daemon = Daemon(self.folder, "--socket_mode=0660", f"--socket_group={grp.getgrgid(os.getgid()).gr_name}")

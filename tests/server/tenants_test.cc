@@ -17,8 +17,12 @@ constexpr char kHashA[] = "8766b9cb08e6040b704f1e3ee1e186efccf2635b1d2634d652533
 constexpr char kHashAbc[] = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
 TEST(Tenants, OpenMakesEverybodyTheDefault) {
-  EXPECT_EQ(*Tenants::Open().Identify(""), "default");
-  EXPECT_EQ(*Tenants::Open().Identify("Bearer anything"), "default");
+  for (const char* authorization : {"", "Bearer anything"}) {
+    const auto identity = Tenants::Open().Identify(authorization);
+    ASSERT_TRUE(identity.ok());
+    EXPECT_EQ(identity->tenant, "default");
+    EXPECT_EQ(identity->role, Role::kBoth);
+  }
 }
 
 TEST(Tenants, KnowsTokensByTheirHash) {
@@ -27,9 +31,21 @@ TEST(Tenants, KnowsTokensByTheirHash) {
                                       "tokens");
   ASSERT_TRUE(tenants.ok()) << tenants.status();
   EXPECT_EQ(tenants->token_count(), 2u);
-  EXPECT_EQ(*tenants->Identify("Bearer abc"), "team-a");
-  EXPECT_EQ(*tenants->Identify("bearer abc"), "team-a");
-  EXPECT_EQ(*tenants->Identify("Bearer secret-a"), "team_b");
+  EXPECT_EQ(tenants->Identify("Bearer abc")->tenant, "team-a");
+  EXPECT_EQ(tenants->Identify("bearer abc")->tenant, "team-a");
+  EXPECT_EQ(tenants->Identify("Bearer secret-a")->tenant, "team_b");
+}
+
+TEST(Tenants, ATokenHasARole) {
+  const std::string line = absl::StrCat("a ", kHashAbc);
+  const auto role = [&](const char* word) {
+    return Tenants::Parse(absl::StrCat(line, word), "tokens")->Identify("Bearer abc")->role;
+  };
+  EXPECT_EQ(role(""), Role::kClient);
+  EXPECT_EQ(role(" client"), Role::kClient);
+  EXPECT_EQ(role(" operator  # ours"), Role::kOperator);
+  EXPECT_EQ(Tenants::Parse(absl::StrCat(line, " both"), "tokens").status().message(),
+            "tokens_file: tokens:1: a token's role is client or operator");
 }
 
 TEST(Tenants, RefusesEverythingElse) {
@@ -53,6 +69,7 @@ TEST(Tenants, NamesTheBadLine) {
   const std::string good = absl::StrCat("a ", kHashAbc, "\n");
   for (const std::string& bad :
        {std::string("b"), std::string("b 12 34"), std::string("b 1234"),
+        absl::StrCat("b ", kHashA, " client operator"), absl::StrCat("b ", kHashA, " Client"),
         absl::StrCat("b ", std::string(64, 'g')), absl::StrCat("b/c ", kHashA),
         absl::StrCat(std::string(65, 'b'), " ", kHashA), absl::StrCat("b ", kHashAbc)}) {
     const absl::Status status =
@@ -72,7 +89,7 @@ TEST(Tenants, LoadsAFile) {
   std::ofstream(path) << "a " << kHashAbc << "\n";
   const auto tenants = Tenants::Load(path);
   ASSERT_TRUE(tenants.ok()) << tenants.status();
-  EXPECT_EQ(*tenants->Identify("Bearer abc"), "a");
+  EXPECT_EQ(tenants->Identify("Bearer abc")->tenant, "a");
 }
 
 }  // namespace

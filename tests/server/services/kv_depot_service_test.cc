@@ -387,25 +387,6 @@ TEST_F(ServiceTest, SetsTheBudget) {
   EXPECT_TRUE(absl::StrContains(wrong.error_message(), "budget: lots, must be bytes"));
 }
 
-TEST(Operators, SetTheBudgetAndOthersDoNot) {
-  TestDaemon daemon([](Options& options, const std::string& folder) {
-    options.tokens_file = folder + "/tokens";
-    // SHA-256 of "abc" and of "a".
-    std::ofstream(options.tokens_file)
-        << "ops ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n"
-        << "alice ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb\n";
-    options.operator_tenants = "root,ops";
-  });
-  v1::SetBudgetRequest request;
-  request.set_budget("1GiB");
-  v1::SetBudgetResponse response;
-  Context alice("a"), ops("abc");
-  const grpc::Status refused = daemon.stub().SetBudget(alice.get(), request, &response);
-  EXPECT_EQ(refused.error_code(), grpc::StatusCode::PERMISSION_DENIED);
-  EXPECT_TRUE(absl::StrContains(refused.error_message(), "tenant: alice"));
-  EXPECT_TRUE(daemon.stub().SetBudget(ops.get(), request, &response).ok());
-}
-
 TEST_F(ServiceTest, TouchesAndDeletes) {
   const v1::Session session = daemon_.CreateSession("chat");
   v1::TouchSessionRequest touch;
