@@ -1,6 +1,7 @@
 """`kvdepot size` as a user types it; no daemon runs."""
 
 import json
+import re
 import subprocess
 import unittest
 
@@ -26,6 +27,11 @@ class SizeCommandTest(unittest.TestCase):
         self.assertEqual([tuple(line.split()[:2]) for line in lines[3:10]], [
             ("planes", "tiny"), ("planes", "compact"), ("planes", "balanced"), ("planes", "fine"),
             ("packkv", "defaults"), ("packkv", "normalize"), ("raw", "exact")])
+
+    def test_the_readme_shows_what_is_printed(self):
+        with open("README.md") as file:
+            command, shown = re.search(r"\n\$ kvdepot size (.*?)\n(.*?)\n```", file.read(), re.DOTALL).groups()
+        self.assertTrue(run(*command.split()).stdout.startswith(shown + "\n"), shown)
 
     def test_dashes_and_underscores_are_the_same(self):
         self.assertEqual(run("--model-shape=1x1x64").stdout, run("--model_shape=1x1x64").stdout)
