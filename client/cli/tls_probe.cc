@@ -190,10 +190,14 @@ TlsFacts ProbeTls(const std::string& address, const TlsIdentity& identity, absl:
   facts.speaks_tls = true;
   JudgeCertificate(ssl.get(), &facts);
   // In TLS 1.3 the other side judges this side's certificate after that. One that is content sends
-  // its settings.
+  // its settings, one that is not may close the connection without a word.
   LimitTime(socket.get(), deadline);
   char byte;
-  if (SSL_read(ssl.get(), &byte, sizeof(byte)) <= 0) facts.refusal = Alert();
+  const int count = SSL_read(ssl.get(), &byte, sizeof(byte));
+  if (count > 0) return facts;
+  const bool is_late = SSL_get_error(ssl.get(), count) == SSL_ERROR_WANT_READ;
+  facts.refusal = Alert();
+  if (facts.refusal.empty() && !is_late) facts.refusal = "it closed the connection";
   return facts;
 }
 
