@@ -85,7 +85,8 @@ class ContainerEngine:
         for name, text in ("containers.conf", _CONFIGURATION), ("storage.conf", _STORAGE):
             (self.folder / name).write_text(text.format(folder=self.folder, driver=self._storage_driver(), **_LIMITS))
         os.environ.update(CONTAINERS_CONF=str(self.folder / "containers.conf"),
-                          CONTAINERS_STORAGE_CONF=str(self.folder / "storage.conf"), TMPDIR=str(self.folder))
+                          CONTAINERS_STORAGE_CONF=str(self.folder / "storage.conf"), TMPDIR=str(self.folder),
+                          PATH="/usr/sbin:/usr/bin:/sbin:/bin")
 
     def _storage_driver(self) -> str:
         """Layers are whole copies where the machine has no overlays."""
@@ -123,9 +124,8 @@ class ContainerEngine:
         root = self.folder / "debian"
         run("debootstrap", "--variant=minbase", RELEASE, root, mirror)
         (root / "etc/apt/sources.list").write_text("".join(f"deb {line}\n" for line in sources))
-        # As Docker's own Debian images have it: packages that were installed are not kept.
-        (root / "etc/apt/apt.conf.d/clean").write_text('DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };\n')
-        shutil.rmtree(root / "var/cache/apt/archives")
+        # As much as an image of Debian's has: nothing of how it was made.
+        run("chroot", root, "apt-get", "clean")
         run("tar", "-C", root, "-cf", self.folder / "debian.tar", ".")
         self.podman("import", self.folder / "debian.tar", DEBIAN)
         shutil.rmtree(root)
@@ -141,6 +141,7 @@ class ContainerEngine:
     def leave_network(self) -> None:
         """From here on containers' networks are no part of the machine's. Nothing can be downloaded any more."""
         _unshare(_CLONE_NEWNET)
+        run("ip", "link", "set", "lo", "up")
         run("mount", "-t", "tmpfs", "tmpfs", "/run")
 
     def compose(self, file: Path, *arguments) -> str:
