@@ -159,7 +159,8 @@ class ContainerEngine:
         run("podman", "rm", "--all", "--force", "--time=0", check=False)
         run("podman", "volume", "rm", "--all", "--force", check=False)
         run("podman", "rmi", "--all", "--force", check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
         groups = Path("/sys/fs/cgroup")
         for parent in [*groups.glob("libpod_parent"), *groups.glob("*/libpod_parent")]:
-            run("rmdir", parent, check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
+            # Empty once the last container's monitor has ended, or another's, who has this parent too.
+            run("rmdir", parent / "conmon", parent, check=False)
