@@ -10,7 +10,7 @@
 namespace kvdepot::cli {
 
 absl::Status RunHealth(const Arguments&) {
-  const absl::Status status = CheckHealth(Target(), Deadline());
+  absl::Status status = CheckHealth(Target(), Deadline());
   if (!status.ok()) return status;
   if (WantsJson()) {
     google::protobuf::Struct object;

@@ -11,6 +11,7 @@ _DAEMON = "server/kvdepotd"
 _LIBRARY = "client/libkvdepot_client.so"
 _HEADER = "client/kvdepot.h"
 _EXAMPLE = "client/example/decode.c"
+_TWO_PROCESSES = "client/example/shared_session.c"
 _INSTALL = "deploy/client_folder"
 
 
@@ -56,6 +57,10 @@ class CExampleTest(unittest.TestCase):
         run = subprocess.run([program, socket], capture_output=True, text=True, timeout=60)
         self.assertEqual(run.returncode, 1)
         self.assertRegex(run.stderr, r"^lease: code (4|14): ")
+
+    def test_the_example_of_two_processes_compiles(self):
+        # tests/deploy/image_test.py runs it.
+        self.compile(_TWO_PROCESSES, os.path.join(self.folder, "shared_session"))
 
     def test_soname_and_symbols(self):
         with open(_HEADER, encoding="utf-8") as file:

@@ -76,9 +76,9 @@ class ContainerEngine:
     def __init__(self):
         if os.geteuid() != 0:
             raise PermissionError("this test builds and runs containers: it must be run as root")
-        self.folder = Path(tempfile.mkdtemp(prefix="kvdepot-image-", dir="/var/tmp"))
         _unshare(_CLONE_NEWNS)
         run("mount", "--make-rprivate", "/")
+        self.folder = Path(tempfile.mkdtemp(prefix="kvdepot-image-", dir="/var/tmp"))
         # crun refuses a tree of both versions of control groups.
         if Path("/sys/fs/cgroup/unified").exists():
             run("mount", "-t", "tmpfs", "tmpfs", "/sys/fs/cgroup/unified")
@@ -159,6 +159,8 @@ class ContainerEngine:
         run("podman", "rm", "--all", "--force", "--time=0", check=False)
         run("podman", "volume", "rm", "--all", "--force", check=False)
         run("podman", "rmi", "--all", "--force", check=False)
-        for parent in Path("/sys/fs/cgroup").glob("**/libpod_parent"):
-            run("rmdir", parent, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
+        groups = Path("/sys/fs/cgroup")
+        for parent in [*groups.glob("libpod_parent"), *groups.glob("*/libpod_parent")]:
+            # Empty once the last container's monitor has ended, or another's, who has this parent too.
+            run("rmdir", parent / "conmon", parent, check=False)
