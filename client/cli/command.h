@@ -23,6 +23,7 @@ struct Command {
 };
 
 absl::Status RunInfo(const Arguments& arguments);
+absl::Status RunHealth(const Arguments& arguments);
 absl::Status RunSessions(const Arguments& arguments);
 absl::Status RunShow(const Arguments& arguments);
 absl::Status RunSize(const Arguments& arguments);

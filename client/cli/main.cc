@@ -22,6 +22,7 @@ constexpr int kExitUsage = 2;
 const std::vector<Command>& Commands() {
   static const auto* const kCommands = new std::vector<Command>{
       {"info", {}, "What the daemon is: version, device, memory, limits.", &RunInfo},
+      {"health", {}, "Whether the daemon at a Unix socket serves; needs no token.", &RunHealth},
       {"sessions", {}, "Lists the sessions of the tenant.", &RunSessions},
       {"show", {"SESSION"}, "State of one session, by name or id.", &RunShow},
       {"seal", {"SESSION"}, "Compresses all but the window of a session that will rest.", &RunSeal},

@@ -132,10 +132,13 @@ class DemoTest(unittest.TestCase):
 
     def test_exit_codes(self):
         self.assertEqual(self.run_cli("info").returncode, 0)
+        self.assertEqual(self.run_cli("health").stdout, "serving\n")
+        self.assertEqual(self.json_of("health"), {"serving": True})
         self.assertEqual(self.run_cli("show", "no such session").returncode, 1)
         self.assertEqual(self.run_cli("show").returncode, 2)
         self.assertEqual(self.run_cli("info", "--rounds=1").returncode, 2)
         self.assertEqual(self.run_cli("bench", "--clients=0").returncode, 2)
+        self.assertEqual(subprocess.run([_CLI, "health", "--target=/tmp/kvdepot-nobody"], timeout=60).returncode, 1)
         nobody = subprocess.run([_CLI, "doctor", "--json", "--target=/tmp/kvdepot-nobody"],
                                 capture_output=True, text=True, timeout=60)
         self.assertEqual(nobody.returncode, 1)
