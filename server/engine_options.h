@@ -52,8 +52,8 @@ struct EngineOptions {
   uint64_t calibration_bytes_max = uint64_t{8} << 20;
   int calibrations_per_tenant_max = 64;
 
-  // When tokens are sealed (seal_rule.h). Multiples of 64; what is sealed depends on these and on
-  // the appends alone.
+  // When tokens are sealed (gpu/seal_rule.h). Multiples of 64; what is sealed depends on these and
+  // on the appends alone.
   int window_tokens = SealRule().window_tokens;
   int decode_seal_tokens = SealRule().decode_seal_tokens;
   int prompt_tokens_min = SealRule().prompt_tokens_min;

@@ -10,7 +10,9 @@
 namespace kvdepot::cli {
 
 absl::Status RunHealth(const Arguments&) {
-  absl::Status status = CheckHealth(Target(), Deadline());
+  const absl::StatusOr<Client::Options> options = ClientOptions();
+  if (!options.ok()) return options.status();
+  const absl::Status status = CheckHealth(Target(), options->credentials, Deadline());
   if (!status.ok()) return status;
   if (WantsJson()) {
     google::protobuf::Struct object;

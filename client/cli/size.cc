@@ -1,4 +1,5 @@
 // kvdepot size: bytes of a model's sessions by codec and profile. Asks no daemon.
+#include <cmath>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -94,6 +95,7 @@ absl::StatusOr<Plan> PlanFromFlags() {
 
 std::vector<Row> RowsOf(const Plan& plan) {
   std::vector<Row> rows;
+  rows.reserve(kProfileCount + 3);
   constexpr const char* kProfileNames[kProfileCount] = {"tiny", "compact", "balanced", "fine"};
   for (int profile = 0; profile < kProfileCount; ++profile) {
     rows.push_back({CodecName(Codec::kPlanes),
@@ -112,8 +114,8 @@ std::vector<Row> RowsOf(const Plan& plan) {
 
 // Of bf16, whatever the session's own type.
 double BitsPerValue(const Row& row, DType dtype) {
-  const double values = static_cast<double>(row.size.logical_bytes) / DTypeBytes(dtype);
-  return 8 * static_cast<double>(row.size.stored_bytes) / values;
+  const uint64_t values = row.size.logical_bytes / DTypeBytes(dtype);
+  return 8 * static_cast<double>(row.size.stored_bytes) / static_cast<double>(values);
 }
 double RatioToBf16(const Row& row, DType dtype) { return 16 / BitsPerValue(row, dtype); }
 
@@ -136,7 +138,7 @@ std::string SizeText(const Plan& plan, const std::vector<Row>& rows) {
     std::vector<std::string> cells = {
         row.codec,
         row.profile,
-        absl::StrCat(at_most, BytesText(static_cast<uint64_t>(row.size.token_bytes + 0.5))),
+        absl::StrCat(at_most, BytesText(static_cast<uint64_t>(std::llround(row.size.token_bytes)))),
         absl::StrCat(at_most, BytesText(row.size.stored_bytes)),
         absl::StrFormat("%s%.2f", at_most, bits),
         absl::StrFormat("%s%.2f", at_least, RatioToBf16(row, plan.shape.dtype))};

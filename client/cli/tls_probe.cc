@@ -107,8 +107,8 @@ void Use(const TlsIdentity& identity, SSL_CTX* context) {
   if (const Owned<X509> own = ReadCertificate(certificates.get())) {
     SSL_CTX_use_certificate(context, own.get());
   }
-  while (Owned<X509> above = ReadCertificate(certificates.get())) {
-    if (SSL_CTX_add0_chain_cert(context, above.get()) == 1) above.release();
+  while (const Owned<X509> above = ReadCertificate(certificates.get())) {
+    SSL_CTX_add1_chain_cert(context, above.get());
   }
   const Owned<BIO> key_file = Memory(identity.key);
   const Owned<EVP_PKEY> key(PEM_read_bio_PrivateKey(key_file.get(), nullptr, nullptr, nullptr),

@@ -17,6 +17,7 @@ namespace {
 class NoMemory final : public SlabMemory {
  public:
   explicit NoMemory(size_t size_bytes)
+      // NOLINTNEXTLINE(performance-no-int-to-ptr)
       : SlabMemory(reinterpret_cast<std::byte*>(uintptr_t{1} << 40), size_bytes) {}
 };
 

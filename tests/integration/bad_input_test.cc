@@ -28,14 +28,16 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr int kTokens = 100;
 constexpr char kAlice[] = "alice's secret";
 constexpr char kBob[] = "bob's secret";
+constexpr char kOperator[] = "the operator's secret";
 
-std::string TokenLine(const std::string& tenant, const std::string& token) {
+std::string TokenLine(const std::string& tenant, const std::string& token,
+                      const std::string& role = "client") {
   unsigned char digest[SHA256_DIGEST_LENGTH];
   SHA256(reinterpret_cast<const unsigned char*>(token.data()), token.size(), digest);
   return absl::StrCat(tenant, " ",
                       absl::BytesToHexString(
                           absl::string_view(reinterpret_cast<const char*>(digest), sizeof(digest))),
-                      "\n");
+                      " ", role, "\n");
 }
 
 // `bytes` with one fp32 value replaced.
@@ -70,7 +72,8 @@ class BadInputTest : public testing::Test {
       : daemon_([](Options& options, const std::string& folder) {
           options.tokens_file = folder + "/tokens";
           std::ofstream(options.tokens_file)
-              << TokenLine("alice", kAlice) << TokenLine("bob", kBob);
+              << TokenLine("alice", kAlice) << TokenLine("bob", kBob)
+              << TokenLine("ops", kOperator, "operator");
           options.message_bytes_max = kMessageBytesMax;
           options.engine.fetch_bytes_max = kMessageBytesMax / 2;
         }) {
@@ -453,7 +456,7 @@ TEST_F(BadInputTest, BytesThatAreNoMessage) {
   const auto* service = v1::GetServerInfoRequest::descriptor()->file()->service(0);
   for (int i = 0; i < service->method_count(); ++i) {
     const std::string& method = service->method(i)->name();
-    Context context(kAlice);
+    Context context(method == "SetBudget" ? kOperator : kAlice);
     grpc::CompletionQueue queue;
     const auto call = stub.PrepareCall(context.get(),
                                        absl::StrCat("/kvdepot.v1.KvDepotService/", method), &queue);

@@ -79,6 +79,7 @@ Report Doctor(
     std::vector<std::string> flags, void (*prepare)() = [] {}) {
   flags.insert(flags.begin(), {"client/cli/kvdepot", "doctor", "--timeout=10s"});
   std::vector<char*> arguments;
+  arguments.reserve(flags.size() + 1);
   for (std::string& flag : flags) arguments.push_back(flag.data());
   arguments.push_back(nullptr);
   int output[2];
