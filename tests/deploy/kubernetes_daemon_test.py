@@ -18,7 +18,7 @@ from tests.deploy.rendered_manifests import SOURCES, pods, render_all
 # Where Bazel's tests find programs; BAZEL_BIN names the folder for those who run without it.
 PROGRAMS = Path(os.environ.get("BAZEL_BIN", ".")).absolute()
 # Of `kvdepot doctor`.
-CHECK_COUNT = 12
+CHECK_COUNT = 13
 SECONDS_MAX = 60
 
 

@@ -71,9 +71,8 @@ class BadInputTest : public testing::Test {
   BadInputTest()
       : daemon_([](Options& options, const std::string& folder) {
           options.tokens_file = folder + "/tokens";
-          std::ofstream(options.tokens_file)
-              << TokenLine("alice", kAlice) << TokenLine("bob", kBob)
-              << TokenLine("ops", kOperator, "operator");
+          std::ofstream(options.tokens_file) << TokenLine("alice", kAlice) << TokenLine("bob", kBob)
+                                             << TokenLine("ops", kOperator, "operator");
           options.message_bytes_max = kMessageBytesMax;
           options.engine.fetch_bytes_max = kMessageBytesMax / 2;
         }) {
