@@ -12,7 +12,7 @@ namespace kvdepot::cli {
 absl::Status RunHealth(const Arguments&) {
   const absl::StatusOr<Client::Options> options = ClientOptions();
   if (!options.ok()) return options.status();
-  const absl::Status status = CheckHealth(Target(), options->credentials, Deadline());
+  absl::Status status = CheckHealth(Target(), options->credentials, Deadline());
   if (!status.ok()) return status;
   if (WantsJson()) {
     google::protobuf::Struct object;
