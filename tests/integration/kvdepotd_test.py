@@ -143,6 +143,9 @@ class KvdepotdTest(unittest.TestCase):
         now, most = resource.getrlimit(resource.RLIMIT_CORE)
         self.addCleanup(resource.setrlimit, resource.RLIMIT_CORE, (now, most))
         resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+        # A sanitizer's own part of the daemon would forbid them too.
+        options = os.environ.get("ASAN_OPTIONS", "") + ":disable_coredump=0"
+        self.enterContext(unittest.mock.patch.dict(os.environ, ASAN_OPTIONS=options))
         name = "unlimited" if most == resource.RLIM_INFINITY else most
         for flag, limit in {"--core_dumps=false": 0, "--core_dumps=true": name}.items():
             daemon = Daemon(self.folder, flag)

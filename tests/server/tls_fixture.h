@@ -63,10 +63,8 @@ class TlsFixture : public testing::Test {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetMaxReceiveMessageSize(-1);
-    // By address, as the resolver of names in Debian's gRPC leaks ten bytes a channel.
-    arguments.SetSslTargetNameOverride("localhost");
     return grpc::CreateCustomChannel(
-        absl::StrCat("ipv4:127.0.0.1:", port()),
+        absl::StrCat("localhost:", port()),
         credentials == nullptr ? grpc::InsecureChannelCredentials() : credentials, arguments);
   }
   // Of one call over a connection of its own.
