@@ -114,9 +114,12 @@ int RunDaemon(int argc, char** argv, Server::Hooks hooks) {
     manager.Ready(serving);
   }
   manager.Stopping();
-  (*server)->Drain();
+  const bool closed = (*server)->Drain();
   const absl::Status fault = (*server)->fault();
-  return fault.ok() ? 0 : Fail(fault, kExitDeviceFailed);
+  const int exit_code = fault.ok() ? 0 : Fail(fault, kExitDeviceFailed);
+  // The kernel closes what a peer that does not read keeps open.
+  if (!closed) _exit(exit_code);
+  return exit_code;
 }
 
 }  // namespace kvdepot

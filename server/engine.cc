@@ -40,7 +40,7 @@ class EngineImpl final : public Engine {
   absl::StatusOr<SessionInfo> TouchSession(const Caller& caller,
                                            const std::string& session_id) override;
   absl::Status PutCalibration(const Caller& caller, const Calibration& calibration) override;
-  int Drain(absl::Time deadline) override;
+  void Drain(absl::Time deadline) override;
   void ExpireSessions() override;
   size_t session_count() const override;
   EngineTotals totals() override;
@@ -279,17 +279,16 @@ absl::Status EngineImpl::PutCalibration(const Caller& caller, const Calibration&
   return absl::OkStatus();
 }
 
-int EngineImpl::Drain(absl::Time deadline) {
+void EngineImpl::Drain(absl::Time deadline) {
   {
     MutexLock lock(state_.mu);
     state_.draining = true;
     while (state_.in_flight > 0) {
-      if (!state_.in_flight_changed.WaitUntil(state_.mu, deadline)) return state_.in_flight;
+      if (!state_.in_flight_changed.WaitUntil(state_.mu, deadline)) return;
     }
   }
   // The last results are on their way.
   state_.queue.WaitUntilIdle(deadline);
-  return 0;
 }
 
 void EngineImpl::ExpireSessions() {

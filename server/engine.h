@@ -160,8 +160,8 @@ class Engine {
                                                uint64_t buffer) = 0;
 
   // From now on new work is UNAVAILABLE; returns when what was accepted is done or the deadline has
-  // passed: how many calls were not done by then.
-  virtual int Drain(absl::Time deadline) = 0;
+  // passed.
+  virtual void Drain(absl::Time deadline) = 0;
   // Deletes sessions whose time has come; the daemon calls it once a second.
   virtual void ExpireSessions() = 0;
 

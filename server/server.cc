@@ -36,6 +36,9 @@ constexpr char kServiceName[] = "kvdepot.v1.KvDepotService";
 // again. Once gRPC shuts down, calls just break off.
 constexpr absl::Duration kRefusalPeriod = absl::Milliseconds(500);
 
+// What connections have to close, beyond the time that calls have.
+constexpr absl::Duration kCloseTimeout = absl::Seconds(2);
+
 constexpr absl::Duration kHandshakeTimeout = absl::Seconds(10);
 
 TlsFiles TlsFilesOf(const Options& options) {
@@ -139,6 +142,7 @@ absl::Status Server::MakeEngine() {
   context_.clock = &clock_;
   context_.tenants = &tenants_;
   context_.limits = &limits_;
+  context_.answers = &answers_;
   context_.engine = engine_.get();
   context_.calibrations = &calibrations_;
   context_.metrics = &metrics_;
@@ -292,17 +296,23 @@ absl::Status Server::Reload(const Options& options) {
   return absl::OkStatus();
 }
 
-void Server::Drain() {
+bool Server::Drain() {
   const absl::Time start = clock_.Now();
   const absl::Time deadline = start + options_.drain_timeout;
   log_.Info("draining", {{"timeout", absl::FormatDuration(options_.drain_timeout)}});
   if (pages_ != nullptr) pages_->SetReady(false);
   grpc_->GetHealthCheckService()->SetServingStatus(false);
-  const int calls_cut = engine_->Drain(deadline);
+  engine_->Drain(deadline);
+  const int calls_cut = answers_.WaitUntilNone(deadline);
   absl::SleepFor(std::min(kRefusalPeriod, deadline - clock_.Now()));
-  // Only idle streams are open now, and nothing is lost with them.
-  grpc_->Shutdown(std::chrono::system_clock::now());
+  // Idle streams and what is cut are open now. gRPC closes no connection while a write to it waits
+  // for its peer.
+  closing_ =
+      std::async(std::launch::async, [this] { grpc_->Shutdown(std::chrono::system_clock::now()); });
+  const bool closed =
+      closing_.wait_for(absl::ToChronoMilliseconds(kCloseTimeout)) == std::future_status::ready;
   LogDrained(clock_.Now() - start, calls_cut);
+  return closed;
 }
 
 void Server::LogDrained(absl::Duration duration, int calls_cut) {
@@ -324,7 +334,11 @@ void Server::LogDrained(absl::Duration duration, int calls_cut) {
 
 Server::~Server() {
   expiry_.reset();
-  if (grpc_ != nullptr) grpc_->Shutdown(std::chrono::system_clock::now());
+  if (closing_.valid()) {
+    closing_.wait();
+  } else if (grpc_ != nullptr) {
+    grpc_->Shutdown(std::chrono::system_clock::now());
+  }
 }
 
 }  // namespace kvdepot

@@ -5,6 +5,7 @@
 #include <grpcpp/server.h>
 
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,6 +25,7 @@
 #include "server/logging.h"
 #include "server/metrics.h"
 #include "server/options.h"
+#include "server/pending_answers.h"
 #include "server/services/kv_depot_service.h"
 #include "server/services/life_sockets.h"
 #include "server/services/service_context.h"
@@ -67,9 +69,10 @@ class Server {
   // stay as they are.
   absl::Status Reload(const Options& options);
 
-  // Tells probes and clients, refuses new work, lets finish what runs (up to
-  // options.drain_timeout), then stops listening. Once.
-  void Drain();
+  // Tells probes and clients, refuses new work, lets finish what runs until its answers are out (up
+  // to options.drain_timeout), then closes connections. Once. False: a peer that does not read
+  // keeps one open, and would hold up ~Server until it reads or goes.
+  bool Drain();
 
   // OK, or why the device cannot be used any more.
   absl::Status fault() const { return engine_->health(); }
@@ -101,6 +104,7 @@ class Server {
   Metrics metrics_;
   CurrentTenants tenants_;
   TenantLimits limits_;
+  PendingAnswers answers_;
   CalibrationStore calibrations_;
   int calibration_count_ = 0;
   std::unique_ptr<Engine> engine_;
@@ -113,6 +117,8 @@ class Server {
   // Null without a Unix socket among the listeners: leases are for processes on this machine.
   std::unique_ptr<LifeSockets> life_sockets_;
   std::unique_ptr<grpc::Server> grpc_;
+  // Of Drain, which closes connections on another thread.
+  std::future<void> closing_;
   std::unique_ptr<ExpiryThread> expiry_;
 };
 

@@ -62,6 +62,7 @@ void DecodeCall::Answer(std::vector<AttendResult> results) {
 
 void DecodeCall::OnWriteDone(bool ok) {
   if (!ok) return End(absl::CancelledError("the client left before the answer"));
+  call_.AnswerIsOut();
   Act(messages_.Worked());
 }
 

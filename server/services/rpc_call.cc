@@ -57,11 +57,23 @@ RpcCall::RpcCall(const ServiceContext& context, RpcMethod method, grpc::Callback
   caller_.cancelled = [rpc] { return rpc->IsCancelled(); };
 }
 
-RpcCall::~RpcCall() { KVDEPOT_CHECK(finished_); }
+RpcCall::~RpcCall() {
+  KVDEPOT_CHECK(finished_);
+  AnswerIsOut();
+}
 
 absl::Status RpcCall::CountRequest() { return context_.limits->CountRequest(caller_.tenant); }
 
-void RpcCall::BeginStep() { step_begun_ = context_.clock->Now(); }
+void RpcCall::BeginStep() {
+  step_begun_ = context_.clock->Now();
+  if (!is_awaited_) context_.answers->Add();
+  is_awaited_ = true;
+}
+
+void RpcCall::AnswerIsOut() {
+  if (is_awaited_) context_.answers->Remove();
+  is_awaited_ = false;
+}
 
 void RpcCall::EndStep(const absl::Status& status) {
   const absl::Duration duration = context_.clock->Now() - step_begun_;

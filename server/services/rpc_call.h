@@ -46,9 +46,13 @@ class RpcCall {
   // requests_per_second_per_tenant_max.
   absl::Status CountRequest();
   // The daemon works for the caller from the first to the second, or to Finish; once it took longer
-  // than Options::slow_request_threshold, that is logged. One step at a time.
+  // than Options::slow_request_threshold, that is logged. One step at a time. From the first on the
+  // end of the daemon waits for this call, until it is gone or AnswerIsOut.
   void BeginStep();
   void EndStep(const absl::Status& status = absl::OkStatus());
+
+  // Of a stream that may go on: all that the client was to get for its steps is sent.
+  void AnswerIsOut();
 
   // What the reactor's Finish takes.
   grpc::Status Finish(const absl::Status& status);
@@ -62,6 +66,7 @@ class RpcCall {
   Caller caller_;
   absl::Status admission_;
   bool is_counted_ = false;
+  bool is_awaited_ = false;
   absl::Time step_begun_ = absl::InfiniteFuture();
   bool finished_ = false;
 };

@@ -12,6 +12,7 @@
 #include "server/logging.h"
 #include "server/metrics.h"
 #include "server/options.h"
+#include "server/pending_answers.h"
 #include "server/tenant_limits.h"
 
 namespace kvdepot {
@@ -27,6 +28,7 @@ struct ServiceContext {
   Clock* clock = nullptr;
   const CurrentTenants* tenants = nullptr;
   TenantLimits* limits = nullptr;
+  PendingAnswers* answers = nullptr;
   Engine* engine = nullptr;
   CalibrationStore* calibrations = nullptr;
   Metrics* metrics = nullptr;
