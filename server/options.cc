@@ -68,6 +68,8 @@ ABSL_FLAG(uint64_t, memory_budget_bytes_min, Options().memory_budget_bytes_min,
           "bytes below which the daemon does not start. 0: any budget will do");
 ABSL_FLAG(uint64_t, message_bytes_max, Options().message_bytes_max,
           "bytes of one gRPC message, in or out");
+ABSL_FLAG(uint64_t, rpc_memory_bytes_max, Options().rpc_memory_bytes_max,
+          "bytes of messages that come or go, on all connections together");
 ABSL_FLAG(int, concurrent_calls_per_connection_max, Options().concurrent_calls_per_connection_max,
           "calls in flight on one connection");
 ABSL_FLAG(int, calls_per_tenant_max, Options().calls_per_tenant_max,
@@ -262,6 +264,8 @@ absl::Status Options::Validate() const {
             largest_payload <= message_bytes_max - kMessageOverheadBytes,
         "message_bytes_max", message_bytes_max,
         "64 KiB more than fetch_bytes_max and than calibration_bytes_max");
+  check(rpc_memory_bytes_max / 4 >= message_bytes_max, "rpc_memory_bytes_max", rpc_memory_bytes_max,
+        "at least four times message_bytes_max");
   check(concurrent_calls_per_connection_max >= 1, "concurrent_calls_per_connection_max",
         concurrent_calls_per_connection_max, "at least 1");
   check(calls_per_tenant_max >= 1, "calls_per_tenant_max", calls_per_tenant_max, "at least 1");
@@ -306,6 +310,7 @@ Options OptionsFromFlags() {
   options.memory_wait_timeout = absl::GetFlag(FLAGS_memory_wait_timeout);
   options.memory_budget_bytes_min = absl::GetFlag(FLAGS_memory_budget_bytes_min);
   options.message_bytes_max = absl::GetFlag(FLAGS_message_bytes_max);
+  options.rpc_memory_bytes_max = absl::GetFlag(FLAGS_rpc_memory_bytes_max);
   options.concurrent_calls_per_connection_max =
       absl::GetFlag(FLAGS_concurrent_calls_per_connection_max);
   options.calls_per_tenant_max = absl::GetFlag(FLAGS_calls_per_tenant_max);

@@ -79,6 +79,9 @@ struct Options {
   // A gRPC message, in or out. 32 MiB carry the fp32 outputs of 1024 query tokens of 32 heads of
   // 128 with room to spare, and their queries in any dtype.
   uint64_t message_bytes_max = uint64_t{32} << 20;
+  // What gRPC may take for messages that come or go, on all connections together, before anybody
+  // has looked at a token. Where it is used up, connections wait, and then some are closed.
+  uint64_t rpc_memory_bytes_max = uint64_t{1} << 30;
   // Calls in flight on one connection; further ones wait in the client.
   int concurrent_calls_per_connection_max = 256;
   // Calls that a tenant may have open, streams included, on all its connections.

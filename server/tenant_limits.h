@@ -1,5 +1,5 @@
-// How many calls each tenant has open, and how many requests it sends a second: so that one tenant
-// takes neither all of the daemon's memory for calls nor all of its time for refusing them.
+// How many calls each tenant has open, and how many requests it sends a second. What callers take
+// before they are known is bounded by rpc_memory_bytes_max.
 #ifndef KVDEPOT_SERVER_TENANT_LIMITS_H_
 #define KVDEPOT_SERVER_TENANT_LIMITS_H_
 

@@ -1,15 +1,18 @@
-"""One gRPC call over a Unix socket, by hand: how much may come and when it is read is the test's to say."""
+"""gRPC calls over a Unix socket, by hand: what is sent, how much may come and when it is read is the test's to say."""
 
+import select
 import socket
 import struct
 import time
 
 WINDOW_MAX = (1 << 31) - 1
 DEFAULT_WINDOW = 65535
-_DATA, _HEADERS, _SETTINGS, _PING, _WINDOW_UPDATE = 0, 1, 4, 6, 8
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _INITIAL_WINDOW_SIZE = 4
 _STREAM = 1
+_FRAME_BYTES_MAX = 16384
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -21,6 +24,91 @@ def _header(name: bytes, value: bytes) -> bytes:
     return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
+def _headers(method: str) -> bytes:
+    fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"localhost"),
+              (b":path", f"/kvdepot.v1.KvDepotService/{method}".encode()), (b"te", b"trailers"),
+              (b"content-type", b"application/grpc")]
+    return b"".join(_header(*field) for field in fields)
+
+
+def _take_frame(received: bytes) -> tuple:
+    """((kind, flags, stream, payload), rest), or (None, received) while there is no whole one."""
+    end = 9 + int.from_bytes(received[:3], "big")
+    if len(received) < max(9, end):
+        return None, received
+    stream = int.from_bytes(received[5:9], "big") & WINDOW_MAX
+    return (received[3], received[4], stream, received[9:end]), received[end:]
+
+
+class HalfSentCalls:
+    """Calls on one connection that send most of a large message, as fast as the daemon lets them, and never the rest."""
+
+    def __init__(self, path: str, method: str, count: int, message_bytes: int):
+        self.sent_bytes = 0
+        self._received = b""
+        self._message_bytes = message_bytes
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._window = self._initial_window = DEFAULT_WINDOW
+        # Of each stream, what the daemon takes and how much of the message is still to be sent.
+        self._streams = {1 + 2 * i: [DEFAULT_WINDOW, message_bytes] for i in range(count)}
+        self._socket.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b""))
+        for stream in self._streams:
+            self._socket.sendall(_frame(_HEADERS, _END_HEADERS, stream, _headers(method)))
+
+    def send_for(self, seconds: float) -> None:
+        """Also ends when the daemon closes the connection."""
+        deadline = time.monotonic() + seconds
+        try:
+            while time.monotonic() < deadline:
+                self._send()
+                readable, _, _ = select.select([self._socket], [], [], .05)
+                if readable:
+                    received = self._socket.recv(1 << 16)
+                    if not received:
+                        return
+                    self._received += received
+                    self._take_frames()
+        except OSError:
+            return
+
+    def _send(self) -> None:
+        for stream, state in self._streams.items():
+            while (size := min(state[0], self._window, _FRAME_BYTES_MAX, state[1] - 1)) > 0:
+                # Whose length is said first, and never comes up to it.
+                begin = b"\0" + struct.pack(">I", self._message_bytes) if state[1] == self._message_bytes else b""
+                self._socket.sendall(_frame(_DATA, 0, stream, (begin + bytes(size))[:size]))
+                self._window -= size
+                self.sent_bytes += size
+                state[0] -= size
+                state[1] -= size
+
+    def _take_frames(self) -> None:
+        while True:
+            frame, self._received = _take_frame(self._received)
+            if frame is None:
+                return
+            kind, flags, stream, payload = frame
+            if kind == _WINDOW_UPDATE and stream == 0:
+                self._window += int.from_bytes(payload, "big")
+            elif kind == _WINDOW_UPDATE and stream in self._streams:
+                self._streams[stream][0] += int.from_bytes(payload, "big")
+            elif kind == _RST_STREAM:
+                self._streams.pop(stream, None)
+            elif kind == _SETTINGS and not flags & _ACK:
+                for name, value in struct.iter_unpack(">HI", payload):
+                    if name == _INITIAL_WINDOW_SIZE:
+                        for state in self._streams.values():
+                            state[0] += value - self._initial_window
+                        self._initial_window = value
+                self._socket.sendall(_frame(_SETTINGS, _ACK, 0, b""))
+            elif kind == _PING and not flags & _ACK:
+                self._socket.sendall(_frame(_PING, _ACK, 0, payload))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 class RawCall:
     def __init__(self, path: str, method: str, request: bytes, window: int = DEFAULT_WINDOW):
         """Sends all of the request; `window`: bytes that the daemon may send before open_window."""
@@ -29,14 +117,11 @@ class RawCall:
         self._received = b""
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
-        headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"localhost"),
-                   (b":path", f"/kvdepot.v1.KvDepotService/{method}".encode()), (b"te", b"trailers"),
-                   (b"content-type", b"application/grpc")]
         self._socket.sendall(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+            _PREFACE
             + _frame(_SETTINGS, 0, 0, struct.pack(">HI", _INITIAL_WINDOW_SIZE, window))
             + (_frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", window - DEFAULT_WINDOW)) if window > DEFAULT_WINDOW else b"")
-            + _frame(_HEADERS, _END_HEADERS, _STREAM, b"".join(_header(*header) for header in headers))
+            + _frame(_HEADERS, _END_HEADERS, _STREAM, _headers(method))
             + _frame(_DATA, _END_STREAM, _STREAM, b"\0" + struct.pack(">I", len(request)) + request))
 
     def open_window(self) -> None:
@@ -55,12 +140,11 @@ class RawCall:
             self._take_frames()
 
     def _take_frames(self) -> None:
-        while len(self._received) >= 9:
-            end = 9 + int.from_bytes(self._received[:3], "big")
-            if len(self._received) < end:
+        while True:
+            frame, self._received = _take_frame(self._received)
+            if frame is None:
                 return
-            kind, flags, payload = self._received[3], self._received[4], self._received[9:end]
-            self._received = self._received[end:]
+            kind, flags, _, payload = frame
             if kind == _DATA:
                 self.answer += payload
             elif kind == _HEADERS and flags & _END_STREAM:

@@ -142,8 +142,13 @@ TEST_F(OptionsTest, AMessageHoldsWhatTheEngineMaySend) {
             "calibration_bytes_max");
   options = OptionsFromFlags();
   options.message_bytes_max = uint64_t{1} << 31;
+  options.rpc_memory_bytes_max = uint64_t{1} << 33;
   EXPECT_EQ(options.Validate().message(),
             "message_bytes_max: 2147483648, must be at most 2147483647");
+  options = OptionsFromFlags();
+  options.rpc_memory_bytes_max = 4 * options.message_bytes_max - 1;
+  EXPECT_EQ(options.Validate().message(),
+            "rpc_memory_bytes_max: 134217727, must be at least four times message_bytes_max");
 }
 
 }  // namespace
