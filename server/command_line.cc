@@ -36,14 +36,6 @@ bool IsSetting(const absl::CommandLineFlag& flag) {
   return absl::EndsWith(flag.Filename(), "server/options.cc");
 }
 
-std::map<std::string, std::string> Settings() {
-  std::map<std::string, std::string> values;
-  for (const auto& named : absl::GetAllFlags()) {
-    if (IsSetting(*named.second)) values[std::string(named.first)] = named.second->CurrentValue();
-  }
-  return values;
-}
-
 absl::Status Set(absl::CommandLineFlag& flag, absl::string_view value) {
   std::string error;
   if (flag.ParseFrom(value, &error)) return absl::OkStatus();
@@ -140,25 +132,20 @@ absl::Status ParseCommandLine(int argc, char** argv) {
 
 bool OnlyChecksConfig() { return absl::GetFlag(FLAGS_check_config); }
 
-absl::StatusOr<std::vector<std::string>> ReparseCommandLine(int argc, char** argv) {
-  const std::map<std::string, std::string> before = Settings();
-  const auto set_to = [](const auto& value_of) {
-    for (const auto& named : absl::GetAllFlags()) {
-      std::string error;
-      if (IsSetting(*named.second)) named.second->ParseFrom(value_of(*named.second), &error);
-    }
-  };
-  set_to([](const absl::CommandLineFlag& flag) { return flag.DefaultValue(); });
-  absl::Status status = SetAll(argc, argv);
-  if (!status.ok()) {
-    set_to([&](const absl::CommandLineFlag& flag) { return before.at(std::string(flag.Name())); });
-    return status;
+SettingValues CurrentSettings() {
+  SettingValues values;
+  for (const auto& named : absl::GetAllFlags()) {
+    if (IsSetting(*named.second)) values[std::string(named.first)] = named.second->CurrentValue();
   }
-  std::vector<std::string> changed;
-  for (const auto& setting : Settings()) {
-    if (before.at(setting.first) != setting.second) changed.push_back(setting.first);
+  return values;
+}
+
+absl::Status ReparseCommandLine(int argc, char** argv) {
+  for (const auto& named : absl::GetAllFlags()) {
+    std::string error;
+    if (IsSetting(*named.second)) named.second->ParseFrom(named.second->DefaultValue(), &error);
   }
-  return changed;
+  return SetAll(argc, argv);
 }
 
 }  // namespace kvdepot

@@ -6,11 +6,10 @@
 #ifndef KVDEPOT_SERVER_COMMAND_LINE_H_
 #define KVDEPOT_SERVER_COMMAND_LINE_H_
 
+#include <map>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 
 namespace kvdepot {
 
@@ -21,9 +20,13 @@ absl::Status ParseCommandLine(int argc, char** argv);
 // --check_config: nothing is to be served.
 bool OnlyChecksConfig();
 
+// All settings by name, as flags write them.
+using SettingValues = std::map<std::string, std::string>;
+SettingValues CurrentSettings();
+
 // Reads the file again and sets the flags anew, flags that are on neither to their defaults.
-// Returns the names of those that changed. INVALID_ARGUMENT as above: then nothing changed.
-absl::StatusOr<std::vector<std::string>> ReparseCommandLine(int argc, char** argv);
+// INVALID_ARGUMENT as above: then some are set and some are not.
+absl::Status ReparseCommandLine(int argc, char** argv);
 
 }  // namespace kvdepot
 

@@ -4,7 +4,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <memory>
@@ -50,20 +49,31 @@ void AllowManyDescriptors() {
   setrlimit(RLIMIT_NOFILE, &files);
 }
 
-// Settings that a daemon cannot take over while it serves are named, and stay.
-void Reload(int argc, char** argv, Server* server) {
-  absl::StatusOr<std::vector<std::string>> changed = ReparseCommandLine(argc, argv);
-  absl::Status status = changed.status();
-  if (status.ok()) status = OptionsFromFlags().Validate();
-  if (status.ok()) status = server->Reload(OptionsFromFlags());
-  if (!status.ok()) {
-    server->log().Error("reload_failed", {{"reason", std::string(status.message())}});
-    return;
+// Takes over the tokens, whatever becomes of the settings: one of them may have to go at once. Of
+// the settings log_level; others that differ from those in force are named, and stay.
+void Reload(int argc, char** argv, SettingValues* in_force, Server* server) {
+  std::vector<absl::Status> problems = {server->ReloadTokens(), ReparseCommandLine(argc, argv)};
+  if (problems.back().ok()) problems.back() = OptionsFromFlags().Validate();
+  const std::string tokens = absl::StrCat(server->token_count());
+  bool failed = false;
+  for (const absl::Status& problem : problems) {
+    if (problem.ok()) continue;
+    failed = true;
+    server->log().Error("reload_failed",
+                        {{"reason", std::string(problem.message())}, {"tokens", tokens}});
   }
-  changed->erase(std::remove(changed->begin(), changed->end(), "log_level"), changed->end());
-  server->log().Info("reloaded", {{"tokens", absl::StrCat(server->token_count())},
-                                  {"log_level", OptionsFromFlags().log_level},
-                                  {"needs_restart", absl::StrJoin(*changed, ",")}});
+  if (!problems.back().ok()) return;
+  const std::string log_level = OptionsFromFlags().log_level;
+  server->log().SetLevel(log_level);
+  (*in_force)["log_level"] = log_level;
+  std::vector<std::string> waiting;
+  for (const auto& [name, value] : CurrentSettings()) {
+    if (in_force->at(name) != value) waiting.push_back(name);
+  }
+  if (failed) return;
+  server->log().Info("reloaded", {{"tokens", tokens},
+                                  {"log_level", log_level},
+                                  {"needs_restart", absl::StrJoin(waiting, ",")}});
 }
 
 }  // namespace
@@ -84,6 +94,7 @@ int RunDaemon(int argc, char** argv, Server::Hooks hooks) {
   absl::Status status = ParseCommandLine(argc, argv);
   if (!status.ok()) return Fail(status, kExitWrongOptions);
   const Options options = OptionsFromFlags();
+  SettingValues in_force = CurrentSettings();
   if (!options.core_dumps) ForbidCoreDumps();
   AllowManyDescriptors();
   status = options.Validate();
@@ -110,7 +121,7 @@ int RunDaemon(int argc, char** argv, Server::Hooks hooks) {
   int received = 0;
   while (sigwait(&signals, &received) == 0 && received == SIGHUP) {
     manager.Reloading();
-    Reload(argc, argv, server->get());
+    Reload(argc, argv, &in_force, server->get());
     manager.Ready(serving);
   }
   manager.Stopping();

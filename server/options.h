@@ -39,7 +39,7 @@ struct Options {
   // host:port of /metrics, /healthz and /readyz; port 0 picks a free one. Empty: none.
   std::string metrics_address = "127.0.0.1:9464";
   // One "TENANT SHA256HEX ROLE" a line (tenants.h). Empty: no tokens; whoever reaches the Unix
-  // socket is the tenant `default`, and there is no other listener. SIGHUP reads it again.
+  // socket is the tenant `default`, and there is no other listener. Read again when it changes.
   std::string tokens_file;
   // PEM files of TLS, which every TCP listener uses (tls.h): the daemon's certificate and key, and
   // the authorities of clients' certificates; the last empty: clients need none. Read again when

@@ -81,6 +81,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options, co
   self->expiry_ = std::make_unique<ExpiryThread>([self] {
     self->engine_->ExpireSessions();
     self->engine_->ExpireLeases();
+    self->WatchTokens();
   });
   if (self->pages_ != nullptr) self->pages_->SetReady(true);
   self->LogStart();
@@ -97,11 +98,9 @@ Server::Server(const Options& options, const Hooks& hooks)
       service_(context_) {}
 
 absl::Status Server::ReadFiles() {
-  if (!options_.tokens_file.empty()) {
-    absl::StatusOr<Tenants> tenants = Tenants::Load(options_.tokens_file);
-    if (!tenants.ok()) return tenants.status();
-    tenants_.Set(*std::move(tenants));
-  }
+  tokens_stamp_ = FileStamp(options_.tokens_file);
+  absl::Status tokens = ReloadTokens();
+  if (!tokens.ok()) return tokens;
   if (!options_.tls_cert_file.empty()) {
     absl::Status status = CheckTlsFiles(TlsFilesOf(options_));
     if (!status.ok()) return status;
@@ -290,8 +289,7 @@ absl::Status Server::CheckFiles(const Options& options) {
   return Server(options, Hooks()).ReadFiles();
 }
 
-absl::Status Server::Reload(const Options& options) {
-  log_.SetLevel(options.log_level);
+absl::Status Server::ReloadTokens() {
   if (options_.tokens_file.empty()) return absl::OkStatus();
   absl::StatusOr<Tenants> tenants = Tenants::Load(options_.tokens_file);
   if (!tenants.ok()) return tenants.status();
@@ -316,6 +314,20 @@ bool Server::Drain() {
       closing_.wait_for(absl::ToChronoMilliseconds(kCloseTimeout)) == std::future_status::ready;
   LogDrained(clock_.Now() - start, calls_cut);
   return closed;
+}
+
+void Server::WatchTokens() {
+  // Looked at before it is read: what comes in between is read once more.
+  const FileStamp stamp(options_.tokens_file);
+  if (stamp == tokens_stamp_) return;
+  tokens_stamp_ = stamp;
+  const absl::Status status = ReloadTokens();
+  const std::string tokens = absl::StrCat(token_count());
+  if (status.ok()) {
+    log_.Info("tokens_changed", {{"tokens", tokens}});
+  } else {
+    log_.Error("tokens_refused", {{"reason", std::string(status.message())}, {"tokens", tokens}});
+  }
 }
 
 void Server::LogDrained(absl::Duration duration, int calls_cut) {

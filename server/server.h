@@ -21,6 +21,7 @@
 #include "server/current_tenants.h"
 #include "server/engine.h"
 #include "server/expiry_thread.h"
+#include "server/file_stamp.h"
 #include "server/http_pages.h"
 #include "server/logging.h"
 #include "server/metrics.h"
@@ -64,10 +65,10 @@ class Server {
   // Whether the files that `options` name can be read. INVALID_ARGUMENT as Start.
   static absl::Status CheckFiles(const Options& options);
 
-  // Takes over log_level of `options`, which are valid, and reads the token file again: a token
-  // that is gone is unknown to the next call. INVALID_ARGUMENT: the file is wrong, and the tokens
-  // stay as they are.
-  absl::Status Reload(const Options& options);
+  // Reads the token file again, as happens by itself within seconds of a change: a token that is
+  // gone is unknown to the next call. INVALID_ARGUMENT: the file is wrong, and the tokens stay as
+  // they are.
+  absl::Status ReloadTokens();
 
   // Tells probes and clients, refuses new work, lets finish what runs until its answers are out (up
   // to options.drain_timeout), then closes connections. Once. False: a peer that does not read
@@ -93,6 +94,8 @@ class Server {
   absl::StatusOr<uint64_t> FindBudget(const Backend& backend);
   absl::Status StartPages();
   absl::Status Listen();
+  // Reads the token file again if it has changed. Of the expiry thread.
+  void WatchTokens();
   void LogStart();
   void LogDrained(absl::Duration duration, int calls_cut);
 
@@ -103,6 +106,7 @@ class Server {
   RealClock clock_;
   Metrics metrics_;
   CurrentTenants tenants_;
+  FileStamp tokens_stamp_;
   TenantLimits limits_;
   PendingAnswers answers_;
   CalibrationStore calibrations_;

@@ -269,7 +269,7 @@ TEST_F(DoctorTest, ATokenThatIsMissing) {
 TEST_F(DoctorTest, ATokenThatWasTakenBack) {
   ServeWithTokens("alice");
   Write(options_.tokens_file, kOtherLine);
-  ASSERT_TRUE(daemon_->server().Reload(options_).ok());
+  ASSERT_TRUE(daemon_->server().ReloadTokens().ok());
   ExpectOnlyFinding(Doctor({UnixTarget(), Flag("token_file", "token")}), "connection",
                     absl::StrCat("does not know the token in ", folder_, "/token"),
                     "| sha256sum; then kill -HUP");

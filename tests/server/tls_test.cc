@@ -64,11 +64,22 @@ TEST_F(TlsTest, ATokenThatIsGoneIsUnknownToTheNextCall) {
   const auto good = Trusting(authority_.certificate());
   ASSERT_TRUE(Call(good).ok());
   Write(folder_ + "/tokens", "alice\n");
-  EXPECT_TRUE(absl::IsInvalidArgument(daemon_->server().Reload(options_)));
+  EXPECT_TRUE(absl::IsInvalidArgument(daemon_->server().ReloadTokens()));
   EXPECT_TRUE(Call(good).ok()) << "a file that is wrong changes nothing";
   Write(folder_ + "/tokens", kOtherLine);
-  ASSERT_TRUE(daemon_->server().Reload(options_).ok());
+  ASSERT_TRUE(daemon_->server().ReloadTokens().ok());
   EXPECT_EQ(Call(good).error_code(), grpc::StatusCode::UNAUTHENTICATED);
+}
+
+TEST_F(TlsTest, TokensAreReadAgainWhenTheyChange) {
+  Serve(authority_.Issue("localhost"));
+  const auto good = Trusting(authority_.certificate());
+  ASSERT_TRUE(Call(good).ok());
+  Write(folder_ + "/tokens", kOtherLine);
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  while (Call(good).ok()) ASSERT_LT(absl::Now(), deadline);
+  EXPECT_EQ(Call(good).error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(daemon_->server().token_count(), 1u);
 }
 
 TEST_F(TlsTest, AClientsTokenIsNoOperators) {
