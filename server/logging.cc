@@ -85,15 +85,16 @@ void Log::InfoBounded(absl::string_view event, LogFields fields) {
   {
     MutexLock lock(mutex_);
     const int64_t second = absl::ToUnixSeconds(absl::Now());
-    if (second != second_) {
-      second_ = second;
-      lines_in_second_ = 0;
+    Bound& bound = bounds_[std::string(event)];
+    if (second != bound.second) {
+      bound.second = second;
+      bound.lines_in_second = 0;
     }
-    if (++lines_in_second_ > kBoundedLinesPerSecond) {
-      ++suppressed_;
+    if (++bound.lines_in_second > kBoundedLinesPerSecond) {
+      ++bound.suppressed;
       return;
     }
-    suppressed = std::exchange(suppressed_, 0);
+    suppressed = std::exchange(bound.suppressed, 0);
   }
   if (suppressed > 0) fields.push_back({"suppressed", absl::StrCat(suppressed)});
   Info(event, fields);

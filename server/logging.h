@@ -8,6 +8,7 @@
 #define KVDEPOT_SERVER_LOGGING_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -48,18 +49,24 @@ class Log {
   void Warn(absl::string_view event, const LogFields& fields);
   void Error(absl::string_view event, const LogFields& fields);
 
-  // As Info, for events that clients cause: at most kBoundedLinesPerSecond a second. The first line
-  // after a gap says how many were left out (`suppressed=`).
+  // As Info, for events that clients cause: of each event at most kBoundedLinesPerSecond a second,
+  // so that one hides no other. The first line after a gap says how many were left out
+  // (`suppressed=`).
   void InfoBounded(absl::string_view event, LogFields fields);
 
   static constexpr int kBoundedLinesPerSecond = 20;
 
  private:
   std::shared_ptr<spdlog::logger> logger_;
+  struct Bound {
+    int64_t second = 0;
+    int lines_in_second = 0;
+    uint64_t suppressed = 0;
+  };
+
   Mutex mutex_;
-  int64_t second_ ABSL_GUARDED_BY(mutex_) = 0;
-  int lines_in_second_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t suppressed_ ABSL_GUARDED_BY(mutex_) = 0;
+  // By event; there are few.
+  std::map<std::string, Bound> bounds_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace kvdepot

@@ -104,7 +104,9 @@ grpc::Status RpcCall::Finish(const absl::Status& status) {
   context_.metrics->OnRpcHandled(method_, status);
   if (status.ok()) return grpc::Status::OK;
   grpc::Status answer = ToGrpcStatus(status);
-  LogEnd("refused", status, {"message", answer.error_message()});
+  // Whoever has no token floods no tenant's lines.
+  LogEnd(caller_.tenant.empty() ? "unauthenticated" : "refused", status,
+         {"message", answer.error_message()});
   return answer;
 }
 
