@@ -20,8 +20,7 @@ class FetchWork final : public EngineWork<FetchedTokens> {
 
   absl::Status Admit() override {
     MutexLock lock(state()->mu);
-    absl::Status status =
-        range_.continuation == nullptr ? state()->CheckAccepting() : state()->backend->health();
+    absl::Status status = range_.is_rest ? state()->backend->health() : state()->CheckAccepting();
     if (!status.ok()) return status;
     absl::StatusOr<std::shared_ptr<Session>> found =
         state()->Find(caller().tenant, range_.session_id);
@@ -96,7 +95,6 @@ class FetchWork final : public EngineWork<FetchedTokens> {
     fetched.position = range_.position;
     fetched.token_count = count_;
     fetched.remaining_tokens = remaining_;
-    if (remaining_ > 0) fetched.continuation = std::make_shared<const InFlight>(state());
     std::byte* k = range_.k.data;
     std::byte* v = range_.v.data;
     if (range_.k.is_in_reply()) {

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -115,8 +114,8 @@ struct FetchRange {
   // Of `token_count` tokens at least. Both are in the reply or neither.
   CallOutput k = {};
   CallOutput v = {};
-  // Of the answer that this range goes on from. Null: a range of its own.
-  std::shared_ptr<const void> continuation = {};
+  // Goes on from an answer that was given: a drain does not refuse the rest.
+  bool is_rest = false;
 };
 
 // What came of a FetchRange's beginning. k and v are empty where they are in buffers.
@@ -125,9 +124,6 @@ struct FetchedTokens {
   uint64_t token_count = 0;
   // Of the range asked for, behind these.
   uint64_t remaining_tokens = 0;
-  // Null if nothing remains. Who was given the beginning gets the rest: while this is held, a drain
-  // waits for it and does not refuse it.
-  std::shared_ptr<const void> continuation;
   std::string k;
   std::string v;
 };

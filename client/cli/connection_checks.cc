@@ -13,10 +13,10 @@ absl::Status ExplainToken(const ConnectionFacts& facts) {
   }
   return Misconfigured(
       absl::StrCat("the daemon does not know the token in ", facts.token_file,
-                   ": it was taken back, or the daemon has not read its tokens_file since"),
+                   ": it was taken back, or its line is not in the daemon's tokens_file"),
       absl::StrCat("let the daemon's tokens_file have a line of the tenant and what this prints: ",
                    "tr -d '[:space:]' <", facts.token_file,
-                   " | sha256sum; then kill -HUP the daemon (systemctl reload)"));
+                   " | sha256sum; the daemon reads it again by itself"));
 }
 
 absl::Status ExplainTls(const absl::Status& failure, const ConnectionFacts& facts) {

@@ -1,6 +1,5 @@
 #include "server/services/fetch_call.h"
 
-#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -108,10 +107,8 @@ void FetchCall::OnRead(int layer, absl::StatusOr<FetchedTokens> tokens) {
   const absl::Status status = tokens.status();
   call_.EndStep(status);
   uint64_t token_count = 0;
-  std::shared_ptr<const void> continuation;
   if (status.ok()) {
     token_count = tokens->token_count;
-    continuation = std::move(tokens->continuation);
     v1::FetchResponse response;
     ToProto(layer, *std::move(tokens), response.mutable_chunk());
     SerializeMessage(response, &read_response_);
@@ -121,7 +118,7 @@ void FetchCall::OnRead(int layer, absl::StatusOr<FetchedTokens> tokens) {
     reading_ = false;
     remaining_.position += token_count;
     remaining_.token_count -= token_count;
-    remaining_.continuation = std::move(continuation);
+    remaining_.is_rest = true;
     for (CallOutput* output : {&remaining_.k, &remaining_.v}) {
       if (output->is_in_reply()) continue;
       output->data += token_count * token_bytes_;

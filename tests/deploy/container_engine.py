@@ -8,16 +8,15 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import yaml
 
+from tests.deploy.polling import wait_for
+
 # What deploy/Dockerfile starts from, and what stands in for the image of that name.
 DEBIAN, RELEASE = "docker.io/library/debian:12-slim", "bookworm"
 PODMAN_COMPOSE = "../podman_compose/podman_compose.py"
-DEADLINE_SECONDS = 60
-_POLL_SECONDS = .1
 _CLONE_NEWNS, _CLONE_NEWNET = 0x20000, 0x40000000  # <sched.h>
 
 # Of a process in a container. Podman would raise them to a million, which a machine need not allow.
@@ -43,17 +42,6 @@ driver = "{driver}"
 graphroot = "{folder}/storage"
 runroot = "{folder}/run"
 """
-
-
-def wait_for(what: str, condition):
-    """Polls until `condition` returns something true, and returns that."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(_POLL_SECONDS)
-    raise TimeoutError(f"{what}: not within {DEADLINE_SECONDS} s")
 
 
 def run(*command, timeout: float = 600, check: bool = True, **options) -> subprocess.CompletedProcess:

@@ -9,7 +9,8 @@ import shutil
 import unittest
 from pathlib import Path
 
-from tests.deploy.container_engine import DEBIAN, ContainerEngine, run, wait_for
+from tests.deploy.container_engine import DEBIAN, ContainerEngine, run
+from tests.deploy.polling import wait_for
 
 DOCKERFILE, COMPOSE = Path("deploy/Dockerfile"), Path("deploy/compose.yaml")
 # What the daemon's image has beside Debian, measured when this was written and rounded up.

@@ -11,21 +11,10 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+from tests.deploy.polling import wait_for
+
 CONFIGURATION = Path("deploy/prometheus")
 INTERVAL, TEST_INTERVAL = "15s", "1s"
-DEADLINE_SECONDS = 60
-_POLL_SECONDS = .05
-
-
-def wait_for(what: str, condition):
-    """Polls until `condition` returns something true, and returns that."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(_POLL_SECONDS)
-    raise TimeoutError(f"{what}: not within {DEADLINE_SECONDS} s")
 
 
 class PrometheusProcess:

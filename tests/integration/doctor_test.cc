@@ -10,8 +10,6 @@
 
 #include <cerrno>
 #include <cstddef>
-#include <cstdio>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,20 +25,10 @@
 #include "tests/integration/daemon_process.h"
 #include "tests/server/certificates.h"
 #include "tests/server/services/test_daemon.h"
+#include "tests/server/token_file.h"
 
 namespace kvdepot {
 namespace {
-
-// SHA-256 of "abc" and of "".
-constexpr char kAliceLine[] =
-    "alice ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n";
-constexpr char kOtherLine[] =
-    "bob e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n";
-
-void Write(const std::string& path, const std::string& text) {
-  std::ofstream(path + ".new") << text;
-  ASSERT_EQ(std::rename((path + ".new").c_str(), path.c_str()), 0);
-}
 
 struct Line {
   std::string check;
@@ -163,24 +151,24 @@ class DoctorTest : public ::testing::Test {
     Serve([&](Options& options, const std::string& folder) {
       options.tokens_file = folder + "/tokens";
       options.mapping_tenants = mapping_tenants;
-      Write(options.tokens_file, kAliceLine);
-      Write(folder + "/token", "abc\n");
+      ReplaceFile(options.tokens_file, kAliceLine);
+      ReplaceFile(folder + "/token", "abc\n");
     });
   }
   // By TCP as well.
   void ServeTls(const Certificate& certificate, const std::string& client_authorities = "") {
     Serve([&](Options& options, const std::string& folder) {
       options.tokens_file = folder + "/tokens";
-      Write(options.tokens_file, kAliceLine);
-      Write(folder + "/token", "abc\n");
-      Write(folder + "/ca.pem", authority_.certificate());
+      ReplaceFile(options.tokens_file, kAliceLine);
+      ReplaceFile(folder + "/token", "abc\n");
+      ReplaceFile(folder + "/ca.pem", authority_.certificate());
       options.tls_cert_file = folder + "/cert.pem";
       options.tls_key_file = folder + "/key.pem";
-      Write(options.tls_cert_file, certificate.certificate);
-      Write(options.tls_key_file, certificate.key);
+      ReplaceFile(options.tls_cert_file, certificate.certificate);
+      ReplaceFile(options.tls_key_file, certificate.key);
       if (!client_authorities.empty()) {
         options.tls_client_ca_file = folder + "/clients.pem";
-        Write(options.tls_client_ca_file, client_authorities);
+        ReplaceFile(options.tls_client_ca_file, client_authorities);
       }
       options.metrics_address = "127.0.0.1:0";
       options.listen += ",127.0.0.1:0";
@@ -224,8 +212,8 @@ TEST_F(DoctorTest, NothingIsWrongWithAHealthyDaemon) {
   const Authority clients;
   const Certificate own = clients.Issue("worker");
   ServeTls(authority_.Issue("localhost"), clients.certificate());
-  Write(folder_ + "/own.pem", own.certificate);
-  Write(folder_ + "/own.key", own.key);
+  ReplaceFile(folder_ + "/own.pem", own.certificate);
+  ReplaceFile(folder_ + "/own.key", own.key);
   ExpectHealthy(DoctorByTls({Flag("cert_file", "own.pem"), Flag("key_file", "own.key")}));
 }
 
@@ -268,11 +256,11 @@ TEST_F(DoctorTest, ATokenThatIsMissing) {
 
 TEST_F(DoctorTest, ATokenThatWasTakenBack) {
   ServeWithTokens("alice");
-  Write(options_.tokens_file, kOtherLine);
+  ReplaceFile(options_.tokens_file, kBobLine);
   ASSERT_TRUE(daemon_->server().ReloadTokens().ok());
   ExpectOnlyFinding(Doctor({UnixTarget(), Flag("token_file", "token")}), "connection",
                     absl::StrCat("does not know the token in ", folder_, "/token"),
-                    "| sha256sum; then kill -HUP");
+                    "| sha256sum; the daemon reads it again by itself");
 }
 
 TEST_F(DoctorTest, ATokenFileThatIsNotThere) {
@@ -291,7 +279,7 @@ TEST_F(DoctorTest, NoAuthorityIsNamed) {
 
 TEST_F(DoctorTest, AnotherAuthorityIsNamed) {
   ServeTls(authority_.Issue("localhost"));
-  Write(folder_ + "/ca.pem", Authority().certificate());
+  ReplaceFile(folder_ + "/ca.pem", Authority().certificate());
   ExpectOnlyFinding(DoctorByTls(), "connection",
                     absl::StrCat("is not by an authority in ", folder_, "/ca.pem"),
                     "the authority that issued the daemon's tls_cert_file");
@@ -306,8 +294,8 @@ TEST_F(DoctorTest, ACertificateOfAnotherHost) {
 TEST_F(DoctorTest, ACertificateThatHasExpired) {
   ServeTls(authority_.Issue("localhost"));
   const Certificate old = authority_.Issue("localhost", -1);
-  Write(options_.tls_key_file, old.key);
-  Write(options_.tls_cert_file, old.certificate);
+  ReplaceFile(options_.tls_key_file, old.key);
+  ReplaceFile(options_.tls_cert_file, old.certificate);
   // The daemon reads them again within seconds, maybe between two checks of one run.
   const absl::Time deadline = absl::Now() + absl::Seconds(30);
   Report report = DoctorByTls();
@@ -323,8 +311,8 @@ TEST_F(DoctorTest, ClientsWantACertificate) {
                     "the daemon wants a certificate of its clients, and none was shown",
                     "--cert_file=FILE --key_file=FILE");
   const Certificate foreign = authority_.Issue("worker");
-  Write(folder_ + "/own.pem", foreign.certificate);
-  Write(folder_ + "/own.key", foreign.key);
+  ReplaceFile(folder_ + "/own.pem", foreign.certificate);
+  ReplaceFile(folder_ + "/own.key", foreign.key);
   ExpectOnlyFinding(DoctorByTls({Flag("cert_file", "own.pem"), Flag("key_file", "own.key")}),
                     "connection", absl::StrCat("refuses the certificate in ", folder_, "/own.pem"),
                     "tls_client_ca_file");

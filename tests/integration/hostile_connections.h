@@ -60,7 +60,7 @@ class HostileConnections : public TlsFixture {
       auto reader = std::make_unique<SlowReader>();
       reader->stub = v1::KvDepotService::NewStub(Channel(Good()));
       reader->context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
-      reader->context.AddMetadata("authorization", absl::StrCat("Bearer ", kToken));
+      reader->context.AddMetadata("authorization", absl::StrCat("Bearer ", kAliceToken));
       v1::FetchRequest request;
       request.set_session_id(stored_.id());
       reader->stream = reader->stub->Fetch(&reader->context, request);
@@ -112,7 +112,7 @@ class HostileConnections : public TlsFixture {
 
   // 8 MiB of a layer's tokens.
   void Store() {
-    daemon_->CallAs(kToken);
+    daemon_->CallAs(kAliceToken);
     stored_ = daemon_->CreateSession("much");
     for (int position = 0; position < 8192; position += 512)
       ASSERT_TRUE(daemon_->AppendTokens(stored_, position, 512).ok());

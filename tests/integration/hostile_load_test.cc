@@ -20,7 +20,7 @@ constexpr int kCalls = 3000;
 class HostileLoadTest : public HostileConnections {
  protected:
   HostileLoadTest() : stub_(v1::KvDepotService::NewStub(Channel(Good()))) {
-    daemon_->CallAs(kToken);
+    daemon_->CallAs(kAliceToken);
     session_ = daemon_->CreateSession("own");
     EXPECT_TRUE(daemon_->AppendTokens(session_, 0, 256).ok());
   }
@@ -30,7 +30,7 @@ class HostileLoadTest : public HostileConnections {
     std::vector<absl::Duration> latencies;
     const v1::AttendRequest request = AttendOf(session_, 0, Queries(1, 1));
     for (int i = 0; i < kCalls; ++i) {
-      Context context(kToken);
+      Context context(kAliceToken);
       v1::AttendResponse response;
       const absl::Time start = absl::Now();
       EXPECT_TRUE(stub_->Attend(context.get(), request, &response).ok());

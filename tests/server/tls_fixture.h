@@ -5,8 +5,6 @@
 #include <arpa/inet.h>
 #include <sys/socket.h>
 
-#include <cstdio>
-#include <fstream>
 #include <memory>
 #include <string>
 
@@ -19,33 +17,23 @@
 #include "gtest/gtest.h"
 #include "tests/server/certificates.h"
 #include "tests/server/services/test_daemon.h"
+#include "tests/server/token_file.h"
 
 namespace kvdepot {
-
-// SHA-256 of kToken.
-inline constexpr char kTlsTokens[] =
-    "alice ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n";
-inline constexpr char kToken[] = "abc";
-
-// As whoever renews certificates does it: readers see the old file or the new one.
-inline void Write(const std::string& path, const std::string& text) {
-  std::ofstream(path + ".new") << text;
-  ASSERT_EQ(std::rename((path + ".new").c_str(), path.c_str()), 0);
-}
 
 class TlsFixture : public testing::Test {
  protected:
   void Serve(const Certificate& certificate, const std::string& client_authorities = "") {
     daemon_ = std::make_unique<TestDaemon>([&](Options& options, const std::string& folder) {
       folder_ = folder;
-      Write(folder + "/tokens", kTlsTokens);
-      Write(folder + "/cert.pem", certificate.certificate);
-      Write(folder + "/key.pem", certificate.key);
+      ReplaceFile(folder + "/tokens", kAliceLine);
+      ReplaceFile(folder + "/cert.pem", certificate.certificate);
+      ReplaceFile(folder + "/key.pem", certificate.key);
       options.tokens_file = folder + "/tokens";
       options.tls_cert_file = folder + "/cert.pem";
       options.tls_key_file = folder + "/key.pem";
       if (!client_authorities.empty()) {
-        Write(folder + "/clients.pem", client_authorities);
+        ReplaceFile(folder + "/clients.pem", client_authorities);
         options.tls_client_ca_file = folder + "/clients.pem";
       }
       options.listen += ",127.0.0.1:0";
@@ -69,7 +57,7 @@ class TlsFixture : public testing::Test {
   }
   // Of one call over a connection of its own.
   grpc::Status Call(const std::shared_ptr<grpc::ChannelCredentials>& credentials,
-                    const std::string& token = kToken, size_t metadata_bytes = 0) const {
+                    const std::string& token = kAliceToken, size_t metadata_bytes = 0) const {
     const auto stub = v1::KvDepotService::NewStub(Channel(credentials));
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(20)));

@@ -14,10 +14,6 @@
 namespace kvdepot {
 namespace {
 
-// SHA-256 of "".
-constexpr char kOtherLine[] =
-    "bob e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n";
-
 using TlsTest = TlsFixture;
 
 TEST_F(TlsTest, WhoTrustsTheAuthorityAndHasATokenGetsThrough) {
@@ -52,8 +48,8 @@ TEST_F(TlsTest, CertificatesAreReadAgainWhenTheyChange) {
   Serve(authority_.Issue("localhost"));
   const Authority next;
   const Certificate renewed = next.Issue("localhost");
-  Write(folder_ + "/key.pem", renewed.key);
-  Write(folder_ + "/cert.pem", renewed.certificate);
+  ReplaceFile(folder_ + "/key.pem", renewed.key);
+  ReplaceFile(folder_ + "/cert.pem", renewed.certificate);
   const absl::Time deadline = absl::Now() + absl::Seconds(30);
   while (!Call(Trusting(next.certificate())).ok()) ASSERT_LT(absl::Now(), deadline);
   EXPECT_EQ(Call(Trusting(authority_.certificate())).error_code(), grpc::StatusCode::UNAVAILABLE);
@@ -63,10 +59,10 @@ TEST_F(TlsTest, ATokenThatIsGoneIsUnknownToTheNextCall) {
   Serve(authority_.Issue("localhost"));
   const auto good = Trusting(authority_.certificate());
   ASSERT_TRUE(Call(good).ok());
-  Write(folder_ + "/tokens", "alice\n");
+  ReplaceFile(folder_ + "/tokens", "alice\n");
   EXPECT_TRUE(absl::IsInvalidArgument(daemon_->server().ReloadTokens()));
   EXPECT_TRUE(Call(good).ok()) << "a file that is wrong changes nothing";
-  Write(folder_ + "/tokens", kOtherLine);
+  ReplaceFile(folder_ + "/tokens", kBobLine);
   ASSERT_TRUE(daemon_->server().ReloadTokens().ok());
   EXPECT_EQ(Call(good).error_code(), grpc::StatusCode::UNAUTHENTICATED);
 }
@@ -75,7 +71,7 @@ TEST_F(TlsTest, TokensAreReadAgainWhenTheyChange) {
   Serve(authority_.Issue("localhost"));
   const auto good = Trusting(authority_.certificate());
   ASSERT_TRUE(Call(good).ok());
-  Write(folder_ + "/tokens", kOtherLine);
+  ReplaceFile(folder_ + "/tokens", kBobLine);
   const absl::Time deadline = absl::Now() + absl::Seconds(30);
   while (Call(good).ok()) ASSERT_LT(absl::Now(), deadline);
   EXPECT_EQ(Call(good).error_code(), grpc::StatusCode::UNAUTHENTICATED);
@@ -85,7 +81,7 @@ TEST_F(TlsTest, TokensAreReadAgainWhenTheyChange) {
 TEST_F(TlsTest, AClientsTokenIsNoOperators) {
   Serve(authority_.Issue("localhost"));
   const auto stub = v1::KvDepotService::NewStub(Channel(Trusting(authority_.certificate())));
-  Context context(kToken);
+  Context context(kAliceToken);
   v1::SetBudgetRequest request;
   request.set_budget("1GiB");
   v1::SetBudgetResponse response;
@@ -96,8 +92,8 @@ TEST_F(TlsTest, AClientsTokenIsNoOperators) {
 TEST_F(TlsTest, MetadataHasALimit) {
   Serve(authority_.Issue("localhost"));
   const auto good = Trusting(authority_.certificate());
-  EXPECT_TRUE(Call(good, kToken, 4000).ok());
-  EXPECT_EQ(Call(good, kToken, 100000).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(Call(good, kAliceToken, 4000).ok());
+  EXPECT_EQ(Call(good, kAliceToken, 100000).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
 TEST_F(TlsTest, AnAddressThatCannotBeHadIsNamed) {
@@ -112,9 +108,9 @@ TEST(TlsFiles, WhatIsWrongIsNamed) {
   const Certificate good = authority.Issue("localhost");
   const auto check = [&](const std::string& certificate, const std::string& key,
                          const std::string& clients) {
-    Write(folder + "/cert.pem", certificate);
-    Write(folder + "/key.pem", key);
-    Write(folder + "/clients.pem", clients);
+    ReplaceFile(folder + "/cert.pem", certificate);
+    ReplaceFile(folder + "/key.pem", key);
+    ReplaceFile(folder + "/clients.pem", clients);
     const absl::Status status =
         CheckTlsFiles({folder + "/cert.pem", folder + "/key.pem", folder + "/clients.pem"});
     return std::string(status.message());
