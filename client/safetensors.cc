@@ -2,8 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <iterator>
+#include <limits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -11,6 +10,7 @@
 #include "absl/types/optional.h"
 #include "google/protobuf/struct.pb.h"
 #include "google/protobuf/util/json_util.h"
+#include "gpu/regular_file.h"
 
 namespace kvdepot {
 namespace {
@@ -146,10 +146,9 @@ absl::StatusOr<Safetensors> Safetensors::Parse(std::string file) {
 }
 
 absl::StatusOr<Safetensors> Safetensors::Load(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) return absl::NotFoundError(absl::StrCat("cannot open ", path));
-  std::string file((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-  absl::StatusOr<Safetensors> result = Parse(std::move(file));
+  absl::StatusOr<std::string> file = ReadRegularFile(path, std::numeric_limits<uint64_t>::max());
+  if (!file.ok()) return file.status();
+  absl::StatusOr<Safetensors> result = Parse(*std::move(file));
   if (!result.ok()) {
     return absl::Status(result.status().code(),
                         absl::StrCat(path, ": ", result.status().message()));

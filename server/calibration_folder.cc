@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <system_error>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "gpu/regular_file.h"
 #include "server/services/calibration_convert.h"
 
 namespace kvdepot {
@@ -20,16 +19,12 @@ absl::Status FileError(const std::string& file, absl::string_view why) {
 
 absl::Status ReadFile(const std::filesystem::path& path, uint64_t bytes_max,
                       CalibrationStore* store) {
-  std::error_code error;
-  const uint64_t size = std::filesystem::file_size(path, error);
-  if (error) return FileError(path, error.message());
-  if (size > bytes_max) {
-    return FileError(path, absl::StrCat(size, " bytes, must be at most ", bytes_max));
+  const absl::StatusOr<std::string> content = ReadRegularFile(path, bytes_max);
+  if (!content.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("calibrations_dir: ", content.status().message()));
   }
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return FileError(path, "cannot be opened");
-  const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  const absl::StatusOr<Calibration> calibration = ParseCalibration(content);
+  const absl::StatusOr<Calibration> calibration = ParseCalibration(*content);
   if (!calibration.ok()) return FileError(path, calibration.status().message());
   absl::Status added = store->AddShared(*calibration);
   return added.ok() ? added : FileError(path, added.message());

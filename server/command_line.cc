@@ -1,9 +1,5 @@
 #include "server/command_line.h"
 
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <set>
 
@@ -19,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "gpu/regular_file.h"
 #include "server/version.h"
 
 ABSL_FLAG(bool, check_config, false,
@@ -30,6 +27,8 @@ ABSL_FLAG(
 
 namespace kvdepot {
 namespace {
+
+constexpr uint64_t kConfigBytesMax = uint64_t{1} << 20;
 
 // Flags that are settings; libraries and Abseil have others.
 bool IsSetting(const absl::CommandLineFlag& flag) {
@@ -76,14 +75,13 @@ absl::Status SetLine(absl::string_view line, std::set<std::string>* seen) {
 }
 
 absl::Status SetFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (!file.is_open() || file.bad()) {
-    return absl::InvalidArgumentError(absl::StrCat("config: ", path, ": ", std::strerror(errno)));
+  const absl::StatusOr<std::string> content = ReadRegularFile(path, kConfigBytesMax);
+  if (!content.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("config: ", content.status().message()));
   }
   std::set<std::string> seen;
   int line_number = 0;
-  for (absl::string_view line : absl::StrSplit(content, '\n')) {
+  for (absl::string_view line : absl::StrSplit(*content, '\n')) {
     ++line_number;
     line = absl::StripAsciiWhitespace(line.substr(0, line.find('#')));
     if (line.empty()) continue;

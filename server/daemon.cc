@@ -49,10 +49,12 @@ void AllowManyDescriptors() {
   setrlimit(RLIMIT_NOFILE, &files);
 }
 
-// Takes over the tokens, whatever becomes of the settings: one of them may have to go at once. Of
+// Takes over tokens and certificates, whatever becomes of the settings: one of them may have to go
+// at once. Of
 // the settings log_level; others that differ from those in force are named, and stay.
 void Reload(int argc, char** argv, SettingValues* in_force, Server* server) {
-  std::vector<absl::Status> problems = {server->ReloadTokens(), ReparseCommandLine(argc, argv)};
+  std::vector<absl::Status> problems = {server->ReloadTokens(), server->ReloadCertificates(),
+                                        ReparseCommandLine(argc, argv)};
   if (problems.back().ok()) problems.back() = OptionsFromFlags().Validate();
   const std::string tokens = absl::StrCat(server->token_count());
   bool failed = false;

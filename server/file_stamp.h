@@ -17,8 +17,9 @@ class FileStamp {
   explicit FileStamp(const std::string& path) {
     struct stat facts = {};
     if (stat(path.c_str(), &facts) != 0) return;
-    stamp_ = {facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtim.tv_sec,
-              facts.st_mtim.tv_nsec};
+    // Not of its modification time: who copies a file may set that as it was.
+    stamp_ = {facts.st_dev, facts.st_ino, facts.st_size, facts.st_ctim.tv_sec,
+              facts.st_ctim.tv_nsec};
   }
   bool operator==(const FileStamp& other) const { return stamp_ == other.stamp_; }
 

@@ -59,9 +59,10 @@ absl::StatusOr<std::unique_ptr<HttpPages>> HttpPages::Start(
   std::unique_ptr<HttpPages> pages(new HttpPages(std::move(metrics_text)));
   mg_callbacks callbacks = {};
   callbacks.log_message = &HttpPages::OnLog;
-  // Two scrapers and a probe at once are plenty; a stuck peer is dropped after ten seconds.
-  const char* options[] = {"listening_ports",    address.c_str(), "num_threads", "3",
-                           "request_timeout_ms", "10000",         nullptr};
+  // A peer that says nothing holds a thread until its time is over: a probe must find one beside
+  // dozens of them.
+  const char* options[] = {"listening_ports",    address.c_str(), "num_threads", "32",
+                           "request_timeout_ms", "1000",          nullptr};
   pages->context_ = mg_start(&callbacks, pages.get(), options);
   mg_server_port port = {};
   if (pages->context_ == nullptr || mg_get_server_ports(pages->context_, 1, &port) != 1) {

@@ -148,6 +148,14 @@ constexpr uint64_t kMessageOverheadBytes = 64 << 10;
 
 bool IsUnixAddress(absl::string_view address) { return absl::StartsWith(address, "unix:"); }
 
+// CivetWeb would take a list as well, and other things behind the port.
+bool IsHostAndPort(absl::string_view address) {
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  return colon != absl::string_view::npos && colon > 0 && !absl::StrContains(address, ',') &&
+         absl::SimpleAtoi(address.substr(colon + 1), &port) && port >= 0 && port <= 65535;
+}
+
 std::string DefaultListen() {
   const char* runtime_dir = std::getenv("XDG_RUNTIME_DIR");
   const std::string directory = runtime_dir != nullptr && *runtime_dir != '\0'
@@ -241,8 +249,8 @@ absl::Status Options::Validate() const {
         tls_client_ca_file, "empty unless tls_cert_file is set");
   check(ParseSocketMode(socket_mode).has_value(), "socket_mode", socket_mode,
         "octal digits, at most 0777");
-  check(metrics_address.empty() || absl::StrContains(metrics_address, ':'), "metrics_address",
-        metrics_address, "host:port or empty");
+  check(metrics_address.empty() || IsHostAndPort(metrics_address), "metrics_address",
+        metrics_address, "one host:port or empty");
   check(IsDeviceName(device), "device", device, kDeviceNames);
   check(slab_bytes > 0 && slab_bytes % kSlabGranularityBytes == 0, "slab_bytes", slab_bytes,
         absl::StrCat("a positive multiple of ", kSlabGranularityBytes));

@@ -23,7 +23,6 @@
 #include "gpu/nvidia_devices.h"
 #include "server/calibration_folder.h"
 #include "server/start_budget.h"
-#include "server/tls.h"
 #include "server/unix_socket.h"
 #include "server/version.h"
 
@@ -36,6 +35,9 @@ constexpr char kServiceName[] = "kvdepot.v1.KvDepotService";
 // Between the end of the work and that of the connections: whoever calls meanwhile is told to try
 // again. Once gRPC shuts down, calls just break off.
 constexpr absl::Duration kRefusalPeriod = absl::Milliseconds(500);
+
+// From the goodbye to a connection to its end: calls that cross it are refused, not broken off.
+constexpr std::chrono::milliseconds kGoodbyePeriod(100);
 
 // What connections have to close, beyond the time that calls have.
 constexpr absl::Duration kCloseTimeout = absl::Seconds(2);
@@ -82,6 +84,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options, co
     self->engine_->ExpireSessions();
     self->engine_->ExpireLeases();
     self->WatchTokens();
+    self->WatchCertificates();
   });
   if (self->pages_ != nullptr) self->pages_->SetReady(true);
   self->LogStart();
@@ -102,8 +105,10 @@ absl::Status Server::ReadFiles() {
   absl::Status tokens = ReloadTokens();
   if (!tokens.ok()) return tokens;
   if (!options_.tls_cert_file.empty()) {
-    absl::Status status = CheckTlsFiles(TlsFilesOf(options_));
-    if (!status.ok()) return status;
+    tls_stamps_ = TlsStamps();
+    absl::StatusOr<std::unique_ptr<TlsCopies>> tls = TlsCopies::Make(TlsFilesOf(options_));
+    if (!tls.ok()) return tls.status();
+    tls_ = *std::move(tls);
   }
   if (!options_.calibrations_dir.empty()) {
     const absl::StatusOr<int> count = ReadCalibrationFolder(
@@ -238,8 +243,7 @@ absl::Status Server::Listen() {
       }
     }
     builder.AddListeningPort(
-        addresses[i],
-        path.empty() ? TlsCredentials(TlsFilesOf(options_)) : grpc::InsecureServerCredentials(),
+        addresses[i], path.empty() ? TlsCredentials(*tls_) : grpc::InsecureServerCredentials(),
         &ports[i]);
   }
   {
@@ -308,8 +312,9 @@ bool Server::Drain() {
   absl::SleepFor(std::min(kRefusalPeriod, deadline - clock_.Now()));
   // Idle streams and what is cut are open now. gRPC closes no connection while a write to it waits
   // for its peer.
-  closing_ =
-      std::async(std::launch::async, [this] { grpc_->Shutdown(std::chrono::system_clock::now()); });
+  closing_ = std::async(std::launch::async, [this] {
+    grpc_->Shutdown(std::chrono::system_clock::now() + kGoodbyePeriod);
+  });
   const bool closed =
       closing_.wait_for(absl::ToChronoMilliseconds(kCloseTimeout)) == std::future_status::ready;
   LogDrained(clock_.Now() - start, calls_cut);
@@ -327,6 +332,28 @@ void Server::WatchTokens() {
     log_.Info("tokens_changed", {{"tokens", tokens}});
   } else {
     log_.Error("tokens_refused", {{"reason", std::string(status.message())}, {"tokens", tokens}});
+  }
+}
+
+absl::Status Server::ReloadCertificates() {
+  return tls_ == nullptr ? absl::OkStatus() : tls_->Refresh();
+}
+
+Server::Stamps Server::TlsStamps() const {
+  return {FileStamp(options_.tls_cert_file), FileStamp(options_.tls_key_file),
+          FileStamp(options_.tls_client_ca_file)};
+}
+
+void Server::WatchCertificates() {
+  if (tls_ == nullptr) return;
+  const Stamps stamps = TlsStamps();
+  if (stamps == tls_stamps_) return;
+  tls_stamps_ = stamps;
+  const absl::Status status = ReloadCertificates();
+  if (status.ok()) {
+    log_.Info("certificates_changed", {{"tls_cert_file", options_.tls_cert_file}});
+  } else {
+    log_.Error("certificates_refused", {{"reason", std::string(status.message())}});
   }
 }
 

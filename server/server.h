@@ -4,6 +4,7 @@
 
 #include <grpcpp/server.h>
 
+#include <array>
 #include <functional>
 #include <future>
 #include <memory>
@@ -31,6 +32,7 @@
 #include "server/services/life_sockets.h"
 #include "server/services/service_context.h"
 #include "server/tenant_limits.h"
+#include "server/tls.h"
 #include "server/unix_socket.h"
 
 namespace kvdepot {
@@ -69,6 +71,8 @@ class Server {
   // gone is unknown to the next call. INVALID_ARGUMENT: the file is wrong, and the tokens stay as
   // they are.
   absl::Status ReloadTokens();
+  // The files of certificates likewise, for connections that follow.
+  absl::Status ReloadCertificates();
 
   // Tells probes and clients, refuses new work, lets finish what runs until its answers are out (up
   // to options.drain_timeout), then closes connections. Once. False: a peer that does not read
@@ -94,8 +98,11 @@ class Server {
   absl::StatusOr<uint64_t> FindBudget(const Backend& backend);
   absl::Status StartPages();
   absl::Status Listen();
-  // Reads the token file again if it has changed. Of the expiry thread.
+  // Read again what has changed. Of the expiry thread.
   void WatchTokens();
+  void WatchCertificates();
+  using Stamps = std::array<FileStamp, 3>;
+  Stamps TlsStamps() const;
   void LogStart();
   void LogDrained(absl::Duration duration, int calls_cut);
 
@@ -107,6 +114,9 @@ class Server {
   Metrics metrics_;
   CurrentTenants tenants_;
   FileStamp tokens_stamp_;
+  Stamps tls_stamps_;
+  // Null: no TLS. gRPC reads what is in it.
+  std::unique_ptr<TlsCopies> tls_;
   TenantLimits limits_;
   PendingAnswers answers_;
   CalibrationStore calibrations_;

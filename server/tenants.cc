@@ -4,10 +4,6 @@
 #include <openssl/sha.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -17,11 +13,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "gpu/regular_file.h"
 
 namespace kvdepot {
 namespace {
 
 constexpr size_t kTenantNameBytesMax = 64;
+// Some 100,000 tokens.
+constexpr uint64_t kTokensFileBytesMax = uint64_t{16} << 20;
 
 bool IsTenantName(absl::string_view name) {
   return !name.empty() && name.size() <= kTenantNameBytesMax &&
@@ -38,13 +37,11 @@ Tenants Tenants::Open() {
 }
 
 absl::StatusOr<Tenants> Tenants::Load(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tokens_file: ", path, ": ", std::strerror(errno)));
+  const absl::StatusOr<std::string> content = ReadRegularFile(path, kTokensFileBytesMax);
+  if (!content.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("tokens_file: ", content.status().message()));
   }
-  const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  return Parse(content, path);
+  return Parse(*content, path);
 }
 
 absl::StatusOr<Tenants::Token> Tenants::ParseLine(absl::string_view line) {

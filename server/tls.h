@@ -6,8 +6,12 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "gpu/file_descriptor.h"
+#include "server/mutex.h"
 
 namespace kvdepot {
 
@@ -20,15 +24,36 @@ struct TlsFiles {
   std::string client_authorities;
 };
 
-// INVALID_ARGUMENT names the file and what is wrong with it: it cannot be read, is no PEM, has
-// expired, or the key belongs to another certificate.
-absl::Status CheckTlsFiles(const TlsFiles& files);
+// Copies in memory of files that were right when they were read. gRPC takes over whatever it finds
+// in a file that changes, also half of a renewal; it is given these instead. Thread-safe.
+class TlsCopies {
+ public:
+  // INVALID_ARGUMENT names the file and what is wrong with it: it cannot be read, is no PEM, has
+  // expired, or the key belongs to another certificate.
+  static absl::StatusOr<std::unique_ptr<TlsCopies>> Make(const TlsFiles& files);
 
-// Files that change are read again within kTlsRefreshSeconds, for connections that follow; while
-// they do not fit together those before count.
-std::shared_ptr<grpc::ServerCredentials> TlsCredentials(const TlsFiles& files);
+  // Reads the files again. What fits together replaces the copies; an error is as above and leaves
+  // them.
+  absl::Status Refresh();
 
-inline constexpr unsigned kTlsRefreshSeconds = 2;
+  // Of the copies, for this process, while this lives.
+  TlsFiles paths() const;
+
+ private:
+  explicit TlsCopies(TlsFiles files) : files_(std::move(files)) {}
+
+  const TlsFiles files_;
+  // Of who refreshes. Numbers of descriptors stay.
+  Mutex mutex_;
+  FileDescriptor certificate_;
+  FileDescriptor key_;
+  FileDescriptor client_authorities_;
+};
+
+// Connections get what `copies` holds kTlsRefreshSeconds before. Keeps their paths, not them.
+std::shared_ptr<grpc::ServerCredentials> TlsCredentials(const TlsCopies& copies);
+
+inline constexpr unsigned kTlsRefreshSeconds = 1;
 
 }  // namespace kvdepot
 

@@ -1,5 +1,6 @@
 #include "client/cli/daemon_flags.h"
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <utility>
@@ -82,6 +83,9 @@ absl::Time Deadline() { return absl::Now() + absl::GetFlag(FLAGS_timeout); }
 bool WantsJson() { return absl::GetFlag(FLAGS_json); }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  // Reading one throws. A pipe is as good as a file here: --token_file=<(...).
+  if (std::filesystem::is_directory(path))
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is a folder"));
   std::ifstream stream(path, std::ios::binary);
   if (!stream) return absl::NotFoundError(absl::StrCat("cannot open ", path));
   return std::string(std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>());

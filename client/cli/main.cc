@@ -50,14 +50,20 @@ int Fail(const absl::Status& status) {
   return usage ? kExitUsage : kExitFailed;
 }
 
+// What is printed waits in memory: on a full disk it is here that it does not come through.
+absl::Status FlushResults() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return absl::OkStatus();
+  return absl::DataLossError("cannot write the whole result to standard output");
+}
+
 int Main(const std::vector<std::string>& words) {
   const absl::StatusOr<CommandLine> line = ParseCommandLine(words, Commands());
   if (!line.ok()) return Fail(line.status());
   if (line->help) {
     std::fputs(HelpText(line->command, Commands()).c_str(), stdout);
-    return kExitOk;
   }
-  const absl::Status status = line->command->run(line->arguments);
+  absl::Status status = line->help ? absl::OkStatus() : line->command->run(line->arguments);
+  status.Update(FlushResults());
   return status.ok() ? kExitOk : Fail(status);
 }
 

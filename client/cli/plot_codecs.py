@@ -5,6 +5,7 @@
 `kvdepot bench codec --plot` runs this same file, which is compiled into it.
 """
 
+import io
 import json
 import sys
 
@@ -48,7 +49,8 @@ def label_profiles(axis, report: dict, bits: str, error: str) -> None:
         )
 
 
-def draw(report: dict, path: str) -> None:
+def draw(report: dict) -> bytes:
+    """The picture as PNG."""
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(7 * len(PANELS), 6.5), sharey=True)
     for axis, (title, bits, error) in zip(axes, PANELS):
         for number, (codec, rows) in enumerate(curves(report).items()):
@@ -68,19 +70,27 @@ def draw(report: dict, path: str) -> None:
         axis.set_yscale("log")
         axis.grid(True, which="both", alpha=0.25)
     axes[0].set_ylabel("relative error of the attention output")
-    axes[0].legend()
+    if curves(report):
+        axes[0].legend()
     layers = ", ".join(str(int(layer)) for layer in report["layers"])
     figure.suptitle(
         f"{report['model']}, layers {layers}, {int(report['tokens']):,} tokens, {report['backend']}"
     )
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    return picture.getvalue()
 
 
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: plot_codecs.py PICTURE.png < REPORT.json")
-    draw(json.load(sys.stdin), sys.argv[1])
+    path, picture = sys.argv[1], draw(json.load(sys.stdin))
+    try:
+        with open(path, "wb") as file:
+            file.write(picture)
+    except OSError as error:
+        sys.exit(f"{path}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,11 @@ class KvdepotdTest(unittest.TestCase):
         _, out, _ = run("--help")
         self.assertIn("--memory_budget", out)
 
+    def pipe(self) -> str:
+        path = f"{self.folder}/pipe"
+        os.mkfifo(path)
+        return path
+
     def test_wrong_options_exit_with_2_and_say_which(self):
         for flag, words in {
             "--nonsense=1": "--nonsense",
@@ -74,6 +79,12 @@ class KvdepotdTest(unittest.TestCase):
             "--listen=127.0.0.1:0": "listen: 127.0.0.1:0",
             "--device=tpu": "device: tpu",
             "--memory_budget=lots": "--memory_budget=lots",
+            "--metrics_address=127.0.0.1:0,0.0.0.0:0": "metrics_address: 127.0.0.1:0,0.0.0.0:0",
+            "--metrics_address=:9464": "metrics_address: :9464",
+            "--metrics_address=127.0.0.1:99999": "metrics_address: 127.0.0.1:99999",
+            "--metrics_address=127.0.0.1:9464r": "metrics_address: 127.0.0.1:9464r",
+            "--config=/tmp": "config: /tmp: is no regular file",
+            f"--config={self.pipe()}": "is no regular file",
         }.items():
             code, _, err = run(flag)
             self.assertEqual(code, 2, flag)

@@ -33,6 +33,14 @@ class SizeCommandTest(unittest.TestCase):
             command, shown = re.search(r"\n\$ kvdepot size (.*?)\n(.*?)\n```", file.read(), re.DOTALL).groups()
         self.assertTrue(run(*command.split()).stdout.startswith(shown + "\n"), shown)
 
+    def test_a_result_that_cannot_be_written_is_a_failure(self):
+        for arguments in [], ["--json"], ["--help"]:
+            with open("/dev/full", "w") as full:
+                done = subprocess.run([_CLI, "size", "--model-shape=1x1x64", *arguments], stdout=full,
+                                      stderr=subprocess.PIPE, text=True, timeout=30)
+            self.assertEqual((done.returncode, done.stderr),
+                             (1, "kvdepot: DATA_LOSS: cannot write the whole result to standard output\n"))
+
     def test_dashes_and_underscores_are_the_same(self):
         self.assertEqual(run("--model-shape=1x1x64").stdout, run("--model_shape=1x1x64").stdout)
 

@@ -37,13 +37,15 @@ void Add(X509* certificate, X509* issuer, int extension, const std::string& valu
 }
 
 // Not signed. Valid from a year ago, or before its end.
-std::shared_ptr<X509> NewCertificate(EVP_PKEY* key, const std::string& name, int days) {
+std::shared_ptr<X509> NewCertificate(EVP_PKEY* key, const std::string& name,
+                                     absl::Duration validity) {
   static long serial = 0;  // NOLINT(google-runtime-int)
   const std::shared_ptr<X509> certificate(X509_new(), X509_free);
   X509_set_version(certificate.get(), X509_VERSION_3);
   ASN1_INTEGER_set(X509_get_serialNumber(certificate.get()), ++serial);
   X509_gmtime_adj(X509_getm_notBefore(certificate.get()), -365L * kSecondsOfDay);
-  X509_gmtime_adj(X509_getm_notAfter(certificate.get()), static_cast<long>(days) * kSecondsOfDay);
+  X509_gmtime_adj(X509_getm_notAfter(certificate.get()),
+                  static_cast<long>(absl::ToInt64Seconds(validity)));
   X509_set_pubkey(certificate.get(), key);
   X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate.get()), "CN", MBSTRING_ASC,
                              reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
@@ -52,7 +54,8 @@ std::shared_ptr<X509> NewCertificate(EVP_PKEY* key, const std::string& name, int
 
 }  // namespace
 
-Authority::Authority() : key_(NewKey()), own_(NewCertificate(key_.get(), "a test's authority", 1)) {
+Authority::Authority()
+    : key_(NewKey()), own_(NewCertificate(key_.get(), "a test's authority", absl::Hours(24))) {
   X509_set_issuer_name(own_.get(), X509_get_subject_name(own_.get()));
   Add(own_.get(), own_.get(), NID_basic_constraints, "critical,CA:TRUE");
   Add(own_.get(), own_.get(), NID_key_usage, "critical,keyCertSign,cRLSign");
@@ -61,9 +64,9 @@ Authority::Authority() : key_(NewKey()), own_(NewCertificate(key_.get(), "a test
   pem_ = PemOf(own_.get());
 }
 
-Certificate Authority::Issue(const std::string& host, int days) const {
+Certificate Authority::Issue(const std::string& host, absl::Duration validity) const {
   const std::shared_ptr<EVP_PKEY> key = NewKey();
-  const std::shared_ptr<X509> certificate = NewCertificate(key.get(), host, days);
+  const std::shared_ptr<X509> certificate = NewCertificate(key.get(), host, validity);
   X509_set_issuer_name(certificate.get(), X509_get_subject_name(own_.get()));
   Add(certificate.get(), own_.get(), NID_subject_alt_name, "DNS:" + host);
   KVDEPOT_CHECK(X509_sign(certificate.get(), key_.get(), EVP_sha256()) > 0);

@@ -8,6 +8,8 @@
 #include <memory>
 #include <string>
 
+#include "absl/time/time.h"
+
 namespace kvdepot {
 
 // In PEM.
@@ -20,8 +22,8 @@ class Authority {
  public:
   Authority();
   const std::string& certificate() const { return pem_; }
-  // For a host (subjectAltName DNS), valid until `days` days from now, which may be in the past.
-  Certificate Issue(const std::string& host, int days = 1) const;
+  // For a host (subjectAltName DNS), valid for so long from now on, which may be negative.
+  Certificate Issue(const std::string& host, absl::Duration validity = absl::Hours(24)) const;
 
  private:
   std::shared_ptr<EVP_PKEY> key_;

@@ -1,5 +1,7 @@
 #include "server/file_stamp.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -32,6 +34,16 @@ TEST_F(FileStampTest, AFileThatIsWrittenOrReplacedHasAnother) {
   before = FileStamp(folder_ + "a");
   ReplaceFile(folder_ + "a", "samemore");
   EXPECT_FALSE(IsAs(before, "a")) << "of the same length";
+}
+
+TEST_F(FileStampTest, ATimeThatIsSetBackHidesNothing) {
+  struct stat facts = {};
+  ASSERT_EQ(stat((folder_ + "a").c_str(), &facts), 0);
+  const FileStamp before(folder_ + "a");
+  std::fstream(folder_ + "a", std::ios::in | std::ios::out) << "emas";
+  const timespec times[] = {facts.st_atim, facts.st_mtim};
+  ASSERT_EQ(utimensat(AT_FDCWD, (folder_ + "a").c_str(), times, 0), 0);
+  EXPECT_FALSE(IsAs(before, "a"));
 }
 
 TEST_F(FileStampTest, ALinkHasTheStampOfWhatItLeadsTo) {

@@ -17,8 +17,8 @@
 namespace kvdepot {
 namespace {
 
-std::string Request(const std::string& address, const std::string& method,
-                    const std::string& path) {
+// A socket.
+int Connect(const std::string& address) {
   sockaddr_in peer = {};
   peer.sin_family = AF_INET;
   peer.sin_port =
@@ -26,6 +26,12 @@ std::string Request(const std::string& address, const std::string& method,
   peer.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&peer), sizeof(peer)), 0);
+  return fd;
+}
+
+std::string Request(const std::string& address, const std::string& method,
+                    const std::string& path) {
+  const int fd = Connect(address);
   const std::string request = absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: x\r\n\r\n");
   EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
   std::string answer;
@@ -59,6 +65,22 @@ TEST(HttpPages, ServesItsThreePages) {
   const absl::Status taken = HttpPages::Start(address, [] { return ""; }).status();
   EXPECT_TRUE(absl::StrContains(taken.message(), absl::StrCat("cannot listen on ", address)))
       << taken;
+}
+
+TEST(HttpPages, PeersThatSayHalfARequestHoldUpNoProbe) {
+  auto pages = HttpPages::Start("127.0.0.1:0", [] { return ""; });
+  ASSERT_TRUE(pages.ok()) << pages.status();
+  std::vector<int> silent;
+  for (int i = 0; i < 24; ++i) {
+    silent.push_back(Connect((*pages)->address()));
+    ASSERT_EQ(write(silent.back(), "GET /h", 6), 6);
+  }
+  const absl::Time start = absl::Now();
+  for (int i = 0; i < 5; ++i)
+    EXPECT_TRUE(absl::StartsWith(Request((*pages)->address(), "GET", "/healthz"), "HTTP/1.1 200"));
+  // What the kubelet waits for one.
+  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
+  for (const int fd : silent) close(fd);
 }
 
 // By itself CivetWeb takes up to two seconds, so that one quick stop could be luck.

@@ -2,7 +2,10 @@
 #include "server/tls.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <string>
 
 #include "absl/strings/match.h"
@@ -41,7 +44,8 @@ TEST_F(TlsTest, ClientsShowCertificatesWhereTheyAreAskedFor) {
   EXPECT_EQ(with(clients.Issue("worker")), grpc::StatusCode::OK);
   EXPECT_EQ(with({}), grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(with(authority_.Issue("worker")), grpc::StatusCode::UNAVAILABLE);
-  EXPECT_EQ(with(clients.Issue("worker", -1)), grpc::StatusCode::UNAVAILABLE) << "expired";
+  EXPECT_EQ(with(clients.Issue("worker", -absl::Hours(24))), grpc::StatusCode::UNAVAILABLE)
+      << "expired";
 }
 
 TEST_F(TlsTest, CertificatesAreReadAgainWhenTheyChange) {
@@ -55,6 +59,26 @@ TEST_F(TlsTest, CertificatesAreReadAgainWhenTheyChange) {
   EXPECT_EQ(Call(Trusting(authority_.certificate())).error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
+TEST_F(TlsTest, CertificatesThatAreWrongChangeNothing) {
+  const Certificate first = authority_.Issue("localhost");
+  Serve(first);
+  const auto good = Trusting(authority_.certificate());
+  const Authority next;
+  const Certificate renewed = next.Issue("localhost");
+  // Half of a renewal, then nonsense, for longer than gRPC takes to read them again.
+  for (const std::string& text : {renewed.certificate, std::string("nonsense")}) {
+    ReplaceFile(folder_ + "/cert.pem", text);
+    EXPECT_TRUE(absl::IsInvalidArgument(daemon_->server().ReloadCertificates()));
+    const absl::Time until = absl::Now() + absl::Seconds(3 * kTlsRefreshSeconds);
+    while (absl::Now() < until) ASSERT_TRUE(Call(good).ok());
+  }
+  ReplaceFile(folder_ + "/key.pem", renewed.key);
+  ReplaceFile(folder_ + "/cert.pem", renewed.certificate);
+  EXPECT_TRUE(daemon_->server().ReloadCertificates().ok());
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  while (!Call(Trusting(next.certificate())).ok()) ASSERT_LT(absl::Now(), deadline);
+}
+
 TEST_F(TlsTest, ATokenThatIsGoneIsUnknownToTheNextCall) {
   Serve(authority_.Issue("localhost"));
   const auto good = Trusting(authority_.certificate());
@@ -62,6 +86,12 @@ TEST_F(TlsTest, ATokenThatIsGoneIsUnknownToTheNextCall) {
   ReplaceFile(folder_ + "/tokens", "alice\n");
   EXPECT_TRUE(absl::IsInvalidArgument(daemon_->server().ReloadTokens()));
   EXPECT_TRUE(Call(good).ok()) << "a file that is wrong changes nothing";
+  // As a container runtime leaves it where a mounted file is missing.
+  ASSERT_EQ(std::remove((folder_ + "/tokens").c_str()), 0);
+  ASSERT_EQ(mkdir((folder_ + "/tokens").c_str(), 0700), 0);
+  EXPECT_TRUE(absl::IsInvalidArgument(daemon_->server().ReloadTokens()));
+  EXPECT_TRUE(Call(good).ok()) << "nor does a folder";
+  ASSERT_EQ(rmdir((folder_ + "/tokens").c_str()), 0);
   ReplaceFile(folder_ + "/tokens", kBobLine);
   ASSERT_TRUE(daemon_->server().ReloadTokens().ok());
   EXPECT_EQ(Call(good).error_code(), grpc::StatusCode::UNAUTHENTICATED);
@@ -112,14 +142,15 @@ TEST(TlsFiles, WhatIsWrongIsNamed) {
     ReplaceFile(folder + "/key.pem", key);
     ReplaceFile(folder + "/clients.pem", clients);
     const absl::Status status =
-        CheckTlsFiles({folder + "/cert.pem", folder + "/key.pem", folder + "/clients.pem"});
+        TlsCopies::Make({folder + "/cert.pem", folder + "/key.pem", folder + "/clients.pem"})
+            .status();
     return std::string(status.message());
   };
   EXPECT_EQ(check(good.certificate, good.key, authority.certificate()), "");
   const Certificate other = authority.Issue("localhost");
   EXPECT_TRUE(absl::EndsWith(check(good.certificate, other.key, authority.certificate()),
                              "key.pem: is the key of another certificate"));
-  const Certificate old = authority.Issue("localhost", -1);
+  const Certificate old = authority.Issue("localhost", -absl::Hours(24));
   EXPECT_TRUE(absl::EndsWith(check(old.certificate, old.key, authority.certificate()),
                              "cert.pem: the certificate has expired"));
   EXPECT_TRUE(absl::StartsWith(check("", good.key, authority.certificate()), "tls_cert_file: "));

@@ -241,7 +241,7 @@ class BenchCodec(unittest.TestCase):
     def test_what_is_not_there(self):
         dump = f"--dump={self.dump}"
         for arguments, message in (
-            (("--dump=/no/such/file",), "NOT_FOUND: cannot open /no/such/file"),
+            (("--dump=/no/such/file",), "NOT_FOUND: /no/such/file: No such file or directory"),
             ((dump, "--layers=4"), "NOT_FOUND: layers: 4, "),
             ((dump, "--tokens=1186"), "OUT_OF_RANGE: "),
             ((dump, f"--calibration={self.dump}"), "INVALID_ARGUMENT: calibration"),

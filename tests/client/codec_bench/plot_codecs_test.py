@@ -43,6 +43,18 @@ class PlotCodecs(unittest.TestCase):
             self.assertEqual(picture.read_bytes()[:8], b"\x89PNG\r\n\x1a\n")
             self.assertGreater(picture.stat().st_size, 10_000)
 
+    def test_a_disk_that_is_full_is_named_in_one_line(self):
+        result = self.draw(json.dumps(_REPORT), "/dev/full")
+        self.assertEqual(result.returncode, 1)
+        self.assertTrue(result.stderr.endswith("/dev/full: No space left on device\n"), result.stderr)
+        self.assertNotIn("Traceback", result.stderr)
+
+    def test_exact_rows_alone_draw_empty_panels(self):
+        report = {**_REPORT, "rows": [_row("raw", "exact", 16, 1e-7)]}
+        result = self.draw(json.dumps(report), "/dev/null")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertNotIn("legend", result.stderr)
+
     def test_fails_without_a_report_or_a_name(self):
         self.assertNotEqual(self.draw("{}", "/tmp/unused.png").returncode, 0)
         self.assertNotEqual(self.draw(json.dumps(_REPORT)).returncode, 0)
