@@ -31,13 +31,17 @@ def _headers(method: str) -> bytes:
     return b"".join(_header(*field) for field in fields)
 
 
-def _take_frame(received: bytes) -> tuple:
-    """((kind, flags, stream, payload), rest), or (None, received) while there is no whole one."""
-    end = 9 + int.from_bytes(received[:3], "big")
-    if len(received) < max(9, end):
-        return None, received
-    stream = int.from_bytes(received[5:9], "big") & WINDOW_MAX
-    return (received[3], received[4], stream, received[9:end]), received[end:]
+def _split_frames(received: bytes) -> tuple:
+    """([(kind, flags, stream, payload)], rest): the rest is the beginning of a frame."""
+    frames = []
+    while len(received) >= 9:
+        end = 9 + int.from_bytes(received[:3], "big")
+        if len(received) < end:
+            break
+        stream = int.from_bytes(received[5:9], "big") & WINDOW_MAX
+        frames.append((received[3], received[4], stream, received[9:end]))
+        received = received[end:]
+    return frames, received
 
 
 class HalfSentCalls:
@@ -84,11 +88,8 @@ class HalfSentCalls:
                 state[1] -= size
 
     def _take_frames(self) -> None:
-        while True:
-            frame, self._received = _take_frame(self._received)
-            if frame is None:
-                return
-            kind, flags, stream, payload = frame
+        frames, self._received = _split_frames(self._received)
+        for kind, flags, stream, payload in frames:
             if kind == _WINDOW_UPDATE and stream == 0:
                 self._window += int.from_bytes(payload, "big")
             elif kind == _WINDOW_UPDATE and stream in self._streams:
@@ -140,11 +141,8 @@ class RawCall:
             self._take_frames()
 
     def _take_frames(self) -> None:
-        while True:
-            frame, self._received = _take_frame(self._received)
-            if frame is None:
-                return
-            kind, flags, _, payload = frame
+        frames, self._received = _split_frames(self._received)
+        for kind, flags, _, payload in frames:
             if kind == _DATA:
                 self.answer += payload
             elif kind == _HEADERS and flags & _END_STREAM:
