@@ -1,7 +1,10 @@
 #include "server/command_line.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
+#include <string>
+#include <vector>
 
 #include "absl/flags/commandlineflag.h"
 #include "absl/flags/flag.h"
@@ -94,20 +97,33 @@ absl::Status SetFile(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status SetArguments(int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) {
-    if (absl::Status status = SetArgument(argv[i]); !status.ok()) return status;
+// The program's name and its arguments, --check-config as --check_config: `kvdepot` takes both,
+// too.
+std::vector<std::string> Words(int argc, char** argv) {
+  std::vector<std::string> words(argv, argv + argc);
+  for (size_t i = 1; i < words.size(); ++i) {
+    const size_t name = words[i].find_first_not_of('-');
+    if (name == std::string::npos) continue;
+    const auto end = words[i].begin() + std::min(words[i].find('='), words[i].size());
+    std::replace(words[i].begin() + name, end, '-', '_');
+  }
+  return words;
+}
+
+absl::Status SetArguments(const std::vector<std::string>& words) {
+  for (size_t i = 1; i < words.size(); ++i) {
+    if (absl::Status status = SetArgument(words[i]); !status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
-// Twice, as only the arguments say which file it is.
-absl::Status SetAll(int argc, char** argv) {
-  absl::Status status = SetArguments(argc, argv);
+// Arguments twice, as only they say which file it is.
+absl::Status SetAll(const std::vector<std::string>& words) {
+  absl::Status status = SetArguments(words);
   const std::string path = absl::GetFlag(FLAGS_config);
   if (!status.ok() || path.empty()) return status;
   status = SetFile(path);
-  return status.ok() ? SetArguments(argc, argv) : status;
+  return status.ok() ? SetArguments(words) : status;
 }
 
 }  // namespace
@@ -122,10 +138,14 @@ absl::Status ParseCommandLine(int argc, char** argv) {
   config.contains_help_flags = config.contains_helpshort_flags;
   config.version_string = [] { return absl::StrCat("kvdepotd ", kVersion, "\n"); };
   absl::SetFlagsUsageConfig(config);
-  absl::Status status = SetAll(argc, argv);
+  std::vector<std::string> words = Words(argc, argv);
+  absl::Status status = SetAll(words);
+  if (!status.ok()) return status;
   // For --help and --version.
-  if (status.ok()) absl::ParseCommandLine(argc, argv);
-  return status;
+  std::vector<char*> pointers;
+  for (std::string& word : words) pointers.push_back(word.data());
+  absl::ParseCommandLine(argc, pointers.data());
+  return absl::OkStatus();
 }
 
 bool OnlyChecksConfig() { return absl::GetFlag(FLAGS_check_config); }
@@ -143,7 +163,7 @@ absl::Status ReparseCommandLine(int argc, char** argv) {
     std::string error;
     if (IsSetting(*named.second)) named.second->ParseFrom(named.second->DefaultValue(), &error);
   }
-  return SetAll(argc, argv);
+  return SetAll(Words(argc, argv));
 }
 
 }  // namespace kvdepot

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <random>
 #include <utility>
 
@@ -96,20 +97,17 @@ Server::Server(const Options& options, const Hooks& hooks)
       hooks_(hooks),
       log_(options.log_level),
       tenants_(Tenants::Open()),
+      token_files_({options.tokens_file}, [this] { return LoadTokens(); }),
+      certificate_files_({options.tls_cert_file, options.tls_key_file, options.tls_client_ca_file},
+                         [this] { return LoadCertificates(); }),
       limits_(options.calls_per_tenant_max, options.requests_per_second_per_tenant_max, &clock_),
       calibrations_(options.engine.calibrations_per_tenant_max),
       service_(context_) {}
 
 absl::Status Server::ReadFiles() {
-  tokens_stamp_ = FileStamp(options_.tokens_file);
-  absl::Status tokens = ReloadTokens();
-  if (!tokens.ok()) return tokens;
-  if (!options_.tls_cert_file.empty()) {
-    tls_stamps_ = TlsStamps();
-    absl::StatusOr<std::unique_ptr<TlsCopies>> tls = TlsCopies::Make(TlsFilesOf(options_));
-    if (!tls.ok()) return tls.status();
-    tls_ = *std::move(tls);
-  }
+  absl::Status status = ReloadTokens();
+  if (status.ok()) status = ReloadCertificates();
+  if (!status.ok()) return status;
   if (!options_.calibrations_dir.empty()) {
     const absl::StatusOr<int> count = ReadCalibrationFolder(
         options_.calibrations_dir, options_.engine.calibration_bytes_max, &calibrations_);
@@ -293,11 +291,24 @@ absl::Status Server::CheckFiles(const Options& options) {
   return Server(options, Hooks()).ReadFiles();
 }
 
-absl::Status Server::ReloadTokens() {
+absl::Status Server::ReloadTokens() { return token_files_.Load(); }
+
+absl::Status Server::ReloadCertificates() { return certificate_files_.Load(); }
+
+absl::Status Server::LoadTokens() {
   if (options_.tokens_file.empty()) return absl::OkStatus();
   absl::StatusOr<Tenants> tenants = Tenants::Load(options_.tokens_file);
   if (!tenants.ok()) return tenants.status();
   tenants_.Set(*std::move(tenants));
+  return absl::OkStatus();
+}
+
+absl::Status Server::LoadCertificates() {
+  if (options_.tls_cert_file.empty()) return absl::OkStatus();
+  if (tls_ != nullptr) return tls_->Refresh();
+  absl::StatusOr<std::unique_ptr<TlsCopies>> tls = TlsCopies::Make(TlsFilesOf(options_));
+  if (!tls.ok()) return tls.status();
+  tls_ = *std::move(tls);
   return absl::OkStatus();
 }
 
@@ -322,38 +333,23 @@ bool Server::Drain() {
 }
 
 void Server::WatchTokens() {
-  // Looked at before it is read: what comes in between is read once more.
-  const FileStamp stamp(options_.tokens_file);
-  if (stamp == tokens_stamp_) return;
-  tokens_stamp_ = stamp;
-  const absl::Status status = ReloadTokens();
+  const std::optional<absl::Status> status = token_files_.LoadIfNeeded();
+  if (!status.has_value()) return;
   const std::string tokens = absl::StrCat(token_count());
-  if (status.ok()) {
+  if (status->ok()) {
     log_.Info("tokens_changed", {{"tokens", tokens}});
   } else {
-    log_.Error("tokens_refused", {{"reason", std::string(status.message())}, {"tokens", tokens}});
+    log_.Error("tokens_refused", {{"reason", std::string(status->message())}, {"tokens", tokens}});
   }
 }
 
-absl::Status Server::ReloadCertificates() {
-  return tls_ == nullptr ? absl::OkStatus() : tls_->Refresh();
-}
-
-Server::Stamps Server::TlsStamps() const {
-  return {FileStamp(options_.tls_cert_file), FileStamp(options_.tls_key_file),
-          FileStamp(options_.tls_client_ca_file)};
-}
-
 void Server::WatchCertificates() {
-  if (tls_ == nullptr) return;
-  const Stamps stamps = TlsStamps();
-  if (stamps == tls_stamps_) return;
-  tls_stamps_ = stamps;
-  const absl::Status status = ReloadCertificates();
-  if (status.ok()) {
+  const std::optional<absl::Status> status = certificate_files_.LoadIfNeeded();
+  if (!status.has_value()) return;
+  if (status->ok()) {
     log_.Info("certificates_changed", {{"tls_cert_file", options_.tls_cert_file}});
   } else {
-    log_.Error("certificates_refused", {{"reason", std::string(status.message())}});
+    log_.Error("certificates_refused", {{"reason", std::string(status->message())}});
   }
 }
 

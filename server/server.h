@@ -4,7 +4,6 @@
 
 #include <grpcpp/server.h>
 
-#include <array>
 #include <functional>
 #include <future>
 #include <memory>
@@ -22,7 +21,6 @@
 #include "server/current_tenants.h"
 #include "server/engine.h"
 #include "server/expiry_thread.h"
-#include "server/file_stamp.h"
 #include "server/http_pages.h"
 #include "server/logging.h"
 #include "server/metrics.h"
@@ -34,6 +32,7 @@
 #include "server/tenant_limits.h"
 #include "server/tls.h"
 #include "server/unix_socket.h"
+#include "server/watched_files.h"
 
 namespace kvdepot {
 
@@ -101,8 +100,9 @@ class Server {
   // Read again what has changed. Of the expiry thread.
   void WatchTokens();
   void WatchCertificates();
-  using Stamps = std::array<FileStamp, 3>;
-  Stamps TlsStamps() const;
+  // Whatever the files are like now.
+  absl::Status LoadTokens();
+  absl::Status LoadCertificates();
   void LogStart();
   void LogDrained(absl::Duration duration, int calls_cut);
 
@@ -113,10 +113,10 @@ class Server {
   RealClock clock_;
   Metrics metrics_;
   CurrentTenants tenants_;
-  FileStamp tokens_stamp_;
-  Stamps tls_stamps_;
+  WatchedFiles token_files_;
   // Null: no TLS. gRPC reads what is in it.
   std::unique_ptr<TlsCopies> tls_;
+  WatchedFiles certificate_files_;
   TenantLimits limits_;
   PendingAnswers answers_;
   CalibrationStore calibrations_;

@@ -4,15 +4,19 @@
 #include <grpcpp/security/tls_certificate_provider.h>
 #include <grpcpp/security/tls_credentials_options.h>
 #include <openssl/bio.h>
+#include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "gpu/check.h"
 #include "gpu/regular_file.h"
 
 namespace kvdepot {
@@ -52,9 +56,17 @@ Owned<BIO> Reader(const std::string& content) {
   return Owned<BIO>(BIO_new_mem_buf(content.data(), static_cast<int>(content.size())));
 }
 
-// The first certificate; null: there is none.
-Owned<X509> FirstCertificate(const std::string& content) {
-  return Owned<X509>(PEM_read_bio_X509(Reader(content).get(), nullptr, nullptr, nullptr));
+// All of them. Empty: there is none, or what follows the last is no PEM that ends.
+std::vector<Owned<X509>> Certificates(const std::string& content) {
+  const Owned<BIO> reader = Reader(content);
+  std::vector<Owned<X509>> certificates;
+  ERR_clear_error();
+  while (X509* const next = PEM_read_bio_X509(reader.get(), nullptr, nullptr, nullptr))
+    certificates.emplace_back(next);
+  const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+  ERR_clear_error();
+  if (!at_end) certificates.clear();
+  return certificates;
 }
 
 Owned<EVP_PKEY> Key(const std::string& content) {
@@ -65,35 +77,42 @@ Owned<EVP_PKEY> Key(const std::string& content) {
 }
 
 absl::Status Check(const TlsFiles& files, const TlsContents& contents) {
-  const Owned<X509> certificate = FirstCertificate(contents.certificate);
-  if (certificate == nullptr)
-    return Wrong("tls_cert_file", files.certificate, "no PEM certificate can be read");
-  if (X509_cmp_current_time(X509_get0_notAfter(certificate.get())) < 0)
+  const std::vector<Owned<X509>> chain = Certificates(contents.certificate);
+  if (chain.empty())
+    return Wrong("tls_cert_file", files.certificate, "is no whole PEM of certificates");
+  // The daemon's own.
+  X509* const certificate = chain.front().get();
+  if (X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0)
     return Wrong("tls_cert_file", files.certificate, "the certificate has expired");
   const Owned<EVP_PKEY> key = Key(contents.key);
   if (key == nullptr)
     return Wrong("tls_key_file", files.key, "no PEM key without a passphrase can be read");
-  if (X509_check_private_key(certificate.get(), key.get()) != 1)
+  if (X509_check_private_key(certificate, key.get()) != 1)
     return Wrong("tls_key_file", files.key, "is the key of another certificate");
-  if (!files.client_authorities.empty() &&
-      FirstCertificate(contents.client_authorities) == nullptr) {
-    return Wrong("tls_client_ca_file", files.client_authorities, "no PEM certificate can be read");
+  if (!files.client_authorities.empty() && Certificates(contents.client_authorities).empty()) {
+    return Wrong("tls_client_ca_file", files.client_authorities, "is no whole PEM of certificates");
   }
   return absl::OkStatus();
 }
 
+absl::StatusOr<FileDescriptor> CopyOf(const std::string& content) {
+  FileDescriptor copy(memfd_create("kvdepotd_tls", MFD_CLOEXEC));
+  if (!copy) return absl::ErrnoToStatus(errno, "memfd of a certificate");
+  const ssize_t written = write(copy.get(), content.data(), content.size());
+  if (written < 0) return absl::ErrnoToStatus(errno, "memfd of a certificate");
+  if (written != static_cast<ssize_t>(content.size()))
+    return absl::ResourceExhaustedError("memfd of a certificate: no memory for all of it");
+  return copy;
+}
+
 // Under the number that `copy` has: whoever opens its path gets the old content or the new.
-absl::Status Replace(const std::string& content, FileDescriptor* copy) {
-  FileDescriptor next(memfd_create("kvdepotd_tls", MFD_CLOEXEC));
-  const bool written = next && write(next.get(), content.data(), content.size()) ==
-                                   static_cast<ssize_t>(content.size());
-  if (!written) return absl::ErrnoToStatus(errno, "memfd of a certificate");
+void Replace(FileDescriptor next, FileDescriptor* copy) {
   if (!*copy) {
     *copy = std::move(next);
-  } else if (dup3(next.get(), copy->get(), O_CLOEXEC) < 0) {
-    return absl::ErrnoToStatus(errno, "dup3 of a certificate");
+  } else {
+    // Both are open: nothing else can go wrong.
+    KVDEPOT_CHECK(dup3(next.get(), copy->get(), O_CLOEXEC) >= 0);
   }
-  return absl::OkStatus();
 }
 
 std::string PathOf(const FileDescriptor& copy) {
@@ -112,19 +131,24 @@ absl::StatusOr<std::unique_ptr<TlsCopies>> TlsCopies::Make(const TlsFiles& files
 absl::Status TlsCopies::Refresh() {
   const bool asks_clients = !files_.client_authorities.empty();
   TlsContents contents;
-  MutexLock lock(mutex_);
   absl::Status status = Read("tls_cert_file", files_.certificate, &contents.certificate);
   if (status.ok()) status = Read("tls_key_file", files_.key, &contents.key);
   if (status.ok() && asks_clients) {
     status = Read("tls_client_ca_file", files_.client_authorities, &contents.client_authorities);
   }
   if (status.ok()) status = Check(files_, contents);
-  if (status.ok()) status = Replace(contents.certificate, &certificate_);
-  if (status.ok()) status = Replace(contents.key, &key_);
-  if (status.ok() && asks_clients) {
-    status = Replace(contents.client_authorities, &client_authorities_);
-  }
-  return status;
+  if (!status.ok()) return status;
+  // All before the first is put in place: half of them would fit nothing.
+  absl::StatusOr<FileDescriptor> certificate = CopyOf(contents.certificate);
+  if (!certificate.ok()) return certificate.status();
+  absl::StatusOr<FileDescriptor> key = CopyOf(contents.key);
+  if (!key.ok()) return key.status();
+  absl::StatusOr<FileDescriptor> client_authorities = CopyOf(contents.client_authorities);
+  if (!client_authorities.ok()) return client_authorities.status();
+  Replace(*std::move(certificate), &certificate_);
+  Replace(*std::move(key), &key_);
+  if (asks_clients) Replace(*std::move(client_authorities), &client_authorities_);
+  return absl::OkStatus();
 }
 
 TlsFiles TlsCopies::paths() const {

@@ -11,7 +11,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "gpu/file_descriptor.h"
-#include "server/mutex.h"
 
 namespace kvdepot {
 
@@ -25,15 +24,16 @@ struct TlsFiles {
 };
 
 // Copies in memory of files that were right when they were read. gRPC takes over whatever it finds
-// in a file that changes, also half of a renewal; it is given these instead. Thread-safe.
+// in a file that changes, also half of a renewal; it is given these instead.
 class TlsCopies {
  public:
-  // INVALID_ARGUMENT names the file and what is wrong with it: it cannot be read, is no PEM, has
-  // expired, or the key belongs to another certificate.
+  // INVALID_ARGUMENT names the file and what is wrong with it: it cannot be read, is no whole PEM,
+  // has expired, or the key belongs to another certificate. RESOURCE_EXHAUSTED: no descriptor or
+  // memory for a copy.
   static absl::StatusOr<std::unique_ptr<TlsCopies>> Make(const TlsFiles& files);
 
   // Reads the files again. What fits together replaces the copies; an error is as above and leaves
-  // them.
+  // them. One caller at a time.
   absl::Status Refresh();
 
   // Of the copies, for this process, while this lives.
@@ -43,8 +43,7 @@ class TlsCopies {
   explicit TlsCopies(TlsFiles files) : files_(std::move(files)) {}
 
   const TlsFiles files_;
-  // Of who refreshes. Numbers of descriptors stay.
-  Mutex mutex_;
+  // Their numbers stay.
   FileDescriptor certificate_;
   FileDescriptor key_;
   FileDescriptor client_authorities_;

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <system_error>
 #include <utility>
 
 #include "absl/flags/flag.h"
@@ -84,7 +85,8 @@ bool WantsJson() { return absl::GetFlag(FLAGS_json); }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   // Reading one throws. A pipe is as good as a file here: --token_file=<(...).
-  if (std::filesystem::is_directory(path))
+  std::error_code cannot_be_seen;
+  if (std::filesystem::is_directory(path, cannot_be_seen))
     return absl::InvalidArgumentError(absl::StrCat(path, ": is a folder"));
   std::ifstream stream(path, std::ios::binary);
   if (!stream) return absl::NotFoundError(absl::StrCat("cannot open ", path));

@@ -138,7 +138,7 @@ def tables(folder: Path) -> str:
     return (
         "A ratio above 1 means that we are better; the spread is the distance between the quartiles over the median;\n"
         "other load is how many cores other programs kept busy meanwhile.\n"
-        "`tests/bench/run_cpu` measures what needs no GPU. `tests/bench/results/` holds more rows than are shown.\n\n"
+        "`tests/bench/run_cpu` measures what needs no GPU; the tables of codecs name their own commands. `tests/bench/results/` holds more rows than are shown.\n\n"
         f"{markdown(COLUMNS, timed)}{errors}{codecs}"
     )
 

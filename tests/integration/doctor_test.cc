@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -267,6 +268,9 @@ TEST_F(DoctorTest, ATokenFileThatIsNotThere) {
   ServeWithTokens("alice");
   ExpectOnlyFinding(Doctor({UnixTarget(), Flag("token_file", "none")}), "connection",
                     absl::StrCat("cannot open ", folder_, "/none"), "");
+  const std::string name(NAME_MAX + 1, 'x');
+  ExpectOnlyFinding(Doctor({UnixTarget(), Flag("token_file", name)}), "connection",
+                    absl::StrCat("cannot open ", folder_, "/", name), "");
 }
 
 // 3. TLS.
@@ -293,8 +297,8 @@ TEST_F(DoctorTest, ACertificateOfAnotherHost) {
 
 TEST_F(DoctorTest, ACertificateThatHasExpired) {
   // Good when the daemon starts, and not renewed. It ends maybe between two checks of one run.
-  ServeTls(authority_.Issue("localhost", absl::Seconds(5)));
-  const absl::Time deadline = absl::Now() + absl::Seconds(35);
+  ServeTls(authority_.Issue("localhost", absl::Seconds(15)));
+  const absl::Time deadline = absl::Now() + absl::Seconds(45);
   Report report = DoctorByTls();
   while (absl::StrContains(report.text, "ok    connection") && absl::Now() < deadline)
     report = DoctorByTls();

@@ -229,6 +229,7 @@ class KvdepotdTest(unittest.TestCase):
     def test_check_config_reads_what_the_settings_name(self):
         tokens = self.write("tokens", f"alice {'0' * 64}\n")
         self.assertEqual(run("--check_config", f"--tokens_file={tokens}"), (0, "", ""))
+        self.assertEqual(run("--check-config", f"--tokens-file={tokens}"), (0, "", ""))
         self.write("tokens", "alice secret\n")
         code, _, err = run("--check_config", f"--tokens_file={tokens}")
         self.assertEqual(code, 2)
@@ -264,6 +265,16 @@ class KvdepotdTest(unittest.TestCase):
         daemon.process.send_signal(signal.SIGHUP)
         # Nothing below an error is told any more.
         self.assertEqual(daemon.stop(), (0, ""))
+
+    def test_says_what_became_of_a_token_file_that_changed(self):
+        tokens = self.write("tokens", f"alice {'0' * 64}\n")
+        daemon = Daemon(self.folder, f"--tokens_file={tokens}")
+        self.write("tokens", "alice\n")
+        self.assertRegex(daemon.process.stderr.readline(),
+                         r'event=tokens_refused reason="tokens_file: .*:1: expected.* tokens=1$')
+        self.write("tokens", f"alice {'0' * 64}\nbob {'1' * 64}\n")
+        self.assertRegex(daemon.process.stderr.readline(), "event=tokens_changed tokens=2$")
+        self.assertEqual(daemon.stop()[0], 0)
 
     def test_ends_while_it_waits_for_memory(self):
         process = subprocess.Popen(

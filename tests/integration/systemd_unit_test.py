@@ -35,15 +35,19 @@ class SystemdUnitTest(unittest.TestCase):
         code, out = self.analyze("security", "--offline=true", f"--threshold={EXPOSURE_MAX}")
         self.assertEqual(code, 0, out)
 
-    def test_the_daemon_takes_its_command_lines(self):
+    def test_the_daemon_takes_its_command_line(self):
         (self.folder / "kvdepotd.conf").write_text("drain_timeout = 20s\n")
-        lines = re.findall(r"^ExecStart(?:Pre)?=(.*?)$", self.text.replace("\\\n", ""), re.MULTILINE)
-        self.assertEqual(len(lines), 2)
-        for line in lines:
-            line = line.replace("%i", "cpu").replace("/etc/kvdepot", str(self.folder))
-            words = [word for word in shlex.split(line) if word not in ("$KVDEPOTD_FLAGS", "--check_config")]
-            done = subprocess.run([*words, "--check_config"], capture_output=True, text=True)
-            self.assertEqual((done.returncode, done.stderr), (0, ""), line)
+        line = re.search(r"^ExecStart=(.*?)$", self.text.replace("\\\n", ""), re.MULTILINE).group(1)
+        line = line.replace("%i", "cpu").replace("/etc/kvdepot", str(self.folder))
+        words = [word for word in shlex.split(line) if word != "$KVDEPOTD_FLAGS"]
+        done = subprocess.run([*words, "--check_config"], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), line)
+
+    def test_wrong_settings_end_it_once_and_for_all(self):
+        # systemd looks at the code of ExecStart alone, not at that of ExecStartPre.
+        self.assertNotIn("ExecStartPre", self.text)
+        code = int(re.search(r"^RestartPreventExitStatus=(\d+)$", self.text, re.MULTILINE).group(1))
+        self.assertEqual(subprocess.run([DAEMON, "--nonsense"], capture_output=True).returncode, code)
 
     def test_it_waits_longer_than_the_daemon_drains(self):
         stop = int(re.search(r"^TimeoutStopSec=(\d+)$", self.text, re.MULTILINE).group(1))

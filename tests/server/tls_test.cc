@@ -2,12 +2,16 @@
 #include "server/tls.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <fstream>
+#include <iterator>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -65,8 +69,11 @@ TEST_F(TlsTest, CertificatesThatAreWrongChangeNothing) {
   const auto good = Trusting(authority_.certificate());
   const Authority next;
   const Certificate renewed = next.Issue("localhost");
-  // Half of a renewal, then nonsense, for longer than gRPC takes to read them again.
-  for (const std::string& text : {renewed.certificate, std::string("nonsense")}) {
+  // Half of a renewal, nonsense, and a chain that breaks off, for longer than gRPC takes to read
+  // them again.
+  const std::string broken_off =
+      first.certificate + renewed.certificate.substr(0, renewed.certificate.size() / 2);
+  for (const std::string& text : {renewed.certificate, std::string("nonsense"), broken_off}) {
     ReplaceFile(folder_ + "/cert.pem", text);
     EXPECT_TRUE(absl::IsInvalidArgument(daemon_->server().ReloadCertificates()));
     const absl::Time until = absl::Now() + absl::Seconds(3 * kTlsRefreshSeconds);
@@ -158,6 +165,44 @@ TEST(TlsFiles, WhatIsWrongIsNamed) {
       absl::StartsWith(check(good.certificate, "", authority.certificate()), "tls_key_file: "));
   EXPECT_TRUE(
       absl::StartsWith(check(good.certificate, good.key, "no PEM"), "tls_client_ca_file: "));
+  const std::string two = authority.certificate() + Authority().certificate();
+  EXPECT_EQ(check(good.certificate + authority.certificate(), good.key, two), "");
+  EXPECT_TRUE(absl::StartsWith(check(good.certificate, good.key, two.substr(0, two.size() - 100)),
+                               "tls_client_ca_file: "));
+}
+
+TEST(TlsFiles, CopiesThatCannotBeMadeLeaveThoseThatAre) {
+  const std::string folder = testing::TempDir();
+  const Authority authority;
+  const auto replace = [&](const Certificate& certificate) {
+    ReplaceFile(folder + "/cert.pem", certificate.certificate);
+    ReplaceFile(folder + "/key.pem", certificate.key);
+  };
+  const auto content = [](const std::string& path) {
+    return std::string(std::istreambuf_iterator<char>(std::ifstream(path).rdbuf()), {});
+  };
+  const Certificate first = authority.Issue("localhost");
+  replace(first);
+  const auto copies = TlsCopies::Make({folder + "/cert.pem", folder + "/key.pem", ""});
+  ASSERT_TRUE(copies.ok()) << copies.status();
+  const Certificate renewed = authority.Issue("localhost");
+  replace(renewed);
+  rlimit limit = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  // With one descriptor more each time, until there are enough.
+  int refusals = 0;
+  for (absl::Status status = absl::UnknownError("none yet"); !status.ok(); ++refusals) {
+    const rlimit few = {static_cast<rlim_t>(refusals), limit.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+    status = (*copies)->Refresh();
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    if (status.ok()) break;
+    ASSERT_EQ(content((*copies)->paths().certificate), first.certificate);
+    ASSERT_EQ(content((*copies)->paths().key), first.key);
+  }
+  EXPECT_GT(refusals, 2);
+  EXPECT_EQ(content((*copies)->paths().certificate), renewed.certificate);
+  EXPECT_EQ(content((*copies)->paths().key), renewed.key);
 }
 
 }  // namespace
