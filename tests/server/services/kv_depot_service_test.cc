@@ -62,7 +62,7 @@ TEST_F(ServiceTest, TellsWhatItIs) {
   EXPECT_EQ(info.tenant(), "default");
   EXPECT_EQ(info.budget_bytes(), 64u << 20);
   EXPECT_NE(info.epoch(), 0u);
-  EXPECT_EQ(info.codecs_size(), info.backend() == "cpu" ? 3 : 2);
+  EXPECT_EQ(info.codecs_size(), 3);
   EXPECT_EQ(info.dtypes_size(), 3);
   const auto* fields = v1::Limits::descriptor();
   for (int i = 0; i < fields->field_count(); ++i) {
