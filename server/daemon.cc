@@ -50,8 +50,7 @@ void AllowManyDescriptors() {
 }
 
 // Takes over tokens and certificates, whatever becomes of the settings: one of them may have to go
-// at once. Of
-// the settings log_level; others that differ from those in force are named, and stay.
+// at once. Of the settings log_level; others that differ from those in force are named, and stay.
 void Reload(int argc, char** argv, SettingValues* in_force, Server* server) {
   std::vector<absl::Status> problems = {server->ReloadTokens(), server->ReloadCertificates(),
                                         ReparseCommandLine(argc, argv)};

@@ -1,7 +1,6 @@
 #include "tests/client/fake_daemon.h"
 
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -23,10 +22,7 @@ grpc::Status UnavailableFor(int delay_ms) {
 }
 
 FakeDaemon::FakeDaemon() {
-  // Bazel's TEST_TMPDIR is longer than a socket's path may be.
-  char folder[] = "/tmp/kvdepot-fake.XXXXXX";
-  if (mkdtemp(folder) == nullptr) abort();
-  target_ = absl::StrCat("unix://", folder, "/socket");
+  target_ = absl::StrCat("unix://", folder_.path(), "/socket");
   grpc::ServerBuilder builder;
   builder.AddListeningPort(target_, grpc::InsecureServerCredentials());
   builder.RegisterService(this);
@@ -34,12 +30,7 @@ FakeDaemon::FakeDaemon() {
   if (server_ == nullptr) abort();
 }
 
-FakeDaemon::~FakeDaemon() {
-  server_->Shutdown(absl::ToChronoTime(absl::Now()));
-  const std::string socket = target_.substr(sizeof("unix://") - 1);
-  unlink(socket.c_str());
-  rmdir(socket.substr(0, socket.rfind('/')).c_str());
-}
+FakeDaemon::~FakeDaemon() { server_->Shutdown(absl::ToChronoTime(absl::Now())); }
 
 void FakeDaemon::Script(const std::string& method, std::deque<grpc::Status> statuses) {
   const std::lock_guard<std::mutex> lock(mu_);

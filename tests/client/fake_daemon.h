@@ -14,6 +14,7 @@
 
 #include "grpcpp/server.h"
 #include "kvdepot/v1/kv_depot_service.grpc.pb.h"
+#include "tests/server/temporary_folder.h"
 
 namespace kvdepot {
 
@@ -70,6 +71,7 @@ class FakeDaemon final : public v1::KvDepotService::Service {
   std::string authorization_;
   std::vector<v1::AppendRequest> appended_;
 
+  const TemporaryFolder folder_;
   std::string target_;
   std::unique_ptr<grpc::Server> server_;
 };

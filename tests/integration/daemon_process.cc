@@ -5,7 +5,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -23,19 +22,13 @@ absl::Time Soon() { return absl::Now() + absl::Seconds(20); }
 
 }  // namespace
 
-DaemonProcess::DaemonProcess(std::vector<std::string> flags) : flags_(std::move(flags)) {
-  std::string pattern = "/tmp/kvdepot-process-XXXXXX";
-  EXPECT_NE(mkdtemp(pattern.data()), nullptr);
-  folder_ = pattern;
-  Start();
-}
+DaemonProcess::DaemonProcess(std::vector<std::string> flags) : flags_(std::move(flags)) { Start(); }
 
-DaemonProcess::~DaemonProcess() {
-  Kill();
-  EXPECT_EQ(std::system(absl::StrCat("rm -r ", folder_).c_str()), 0);
-}
+DaemonProcess::~DaemonProcess() { Kill(); }
 
-std::string DaemonProcess::target() const { return absl::StrCat("unix://", folder_, "/socket"); }
+std::string DaemonProcess::target() const {
+  return absl::StrCat("unix://", folder_.path(), "/socket");
+}
 
 void DaemonProcess::Start() {
   std::vector<std::string> words = {"server/kvdepotd", absl::StrCat("--listen=", target()),

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "client/lease.h"
+#include "tests/server/temporary_folder.h"
 
 namespace kvdepot {
 
@@ -36,7 +37,7 @@ class DaemonProcess {
 
  private:
   const std::vector<std::string> flags_;
-  std::string folder_;
+  const TemporaryFolder folder_;
   pid_t process_ = 0;
 };
 

@@ -1,7 +1,5 @@
 #include "server/calibration_folder.h"
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -9,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "gtest/gtest.h"
 #include "kvdepot/v1/calibration.pb.h"
+#include "tests/server/temporary_folder.h"
 
 namespace kvdepot {
 namespace {
@@ -30,18 +29,14 @@ std::string ValidFile(const std::string& model) {
 
 class CalibrationFolderTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = "/tmp/kvdepot-calibrations-XXXXXX";
-    folder_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   void Write(const std::string& name, const std::string& content) {
-    std::ofstream(folder_ + "/" + name, std::ios::binary) << content;
+    std::ofstream(folder_.path() + "/" + name, std::ios::binary) << content;
   }
-  absl::Status ReadError() { return ReadCalibrationFolder(folder_, kBytesMax, &store_).status(); }
+  absl::Status ReadError() {
+    return ReadCalibrationFolder(folder_.path(), kBytesMax, &store_).status();
+  }
 
-  std::string folder_;
+  const TemporaryFolder folder_;
   CalibrationStore store_{8};
 };
 
@@ -49,7 +44,7 @@ TEST_F(CalibrationFolderTest, ReadsBinpbFiles) {
   Write("a.binpb", ValidFile("a"));
   Write("b.binpb", ValidFile("b"));
   Write("notes.txt", "not a calibration");
-  const absl::StatusOr<int> count = ReadCalibrationFolder(folder_, kBytesMax, &store_);
+  const absl::StatusOr<int> count = ReadCalibrationFolder(folder_.path(), kBytesMax, &store_);
   ASSERT_TRUE(count.ok()) << count.status();
   EXPECT_EQ(*count, 2);
   EXPECT_EQ(store_.List("any tenant").size(), 2u);
@@ -69,7 +64,7 @@ TEST_F(CalibrationFolderTest, NamesTheBadFileAndField) {
 TEST_F(CalibrationFolderTest, RefusesLargeFilesAndMissingFolders) {
   Write("large.binpb", std::string(kBytesMax + 1, 'x'));
   EXPECT_TRUE(absl::StrContains(ReadError().message(), "large.binpb: 10001 bytes")) << ReadError();
-  EXPECT_FALSE(ReadCalibrationFolder(folder_ + "/none", kBytesMax, &store_).ok());
+  EXPECT_FALSE(ReadCalibrationFolder(folder_.path() + "/none", kBytesMax, &store_).ok());
 }
 
 }  // namespace

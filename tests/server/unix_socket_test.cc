@@ -5,25 +5,18 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "gtest/gtest.h"
+#include "tests/server/temporary_folder.h"
 
 namespace kvdepot {
 namespace {
 
 class UnixSocketTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = "/tmp/kvdepot-socket-XXXXXX";
-    folder_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   // A bound and listening socket.
   static int Listen(const std::string& path) {
     const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
@@ -35,7 +28,7 @@ class UnixSocketTest : public testing::Test {
     return fd;
   }
 
-  std::string folder_;
+  const TemporaryFolder folder_;
 };
 
 TEST(UnixSocketPath, KnowsBothForms) {
@@ -46,9 +39,9 @@ TEST(UnixSocketPath, KnowsBothForms) {
 }
 
 TEST_F(UnixSocketTest, CreatesThePrivateFolder) {
-  ASSERT_TRUE(ClaimUnixSocket(folder_ + "/new/x.sock").ok());
+  ASSERT_TRUE(ClaimUnixSocket(folder_.path() + "/new/x.sock").ok());
   struct stat info = {};
-  ASSERT_EQ(stat((folder_ + "/new").c_str(), &info), 0);
+  ASSERT_EQ(stat((folder_.path() + "/new").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0700u);
 }
 
@@ -65,12 +58,12 @@ TEST_F(UnixSocketTest, SharesFolderAndSocketWithAGroup) {
   const group* const own = getgrgid(getegid());
   if (own == nullptr) GTEST_SKIP() << "this process's group has no name";
   const SocketAccess access{own->gr_name, 0660};
-  const std::string path = folder_ + "/new/x.sock";
+  const std::string path = folder_.path() + "/new/x.sock";
   ASSERT_TRUE(ClaimUnixSocket(path, access).ok());
   close(Listen(path));
   ASSERT_TRUE(ShareUnixSocket(path, access).ok());
   struct stat info = {};
-  ASSERT_EQ(stat((folder_ + "/new").c_str(), &info), 0);
+  ASSERT_EQ(stat((folder_.path() + "/new").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0750u);
   ASSERT_EQ(stat(path.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0660u);
@@ -80,7 +73,7 @@ TEST_F(UnixSocketTest, SharesFolderAndSocketWithAGroup) {
 }
 
 TEST_F(UnixSocketTest, RemovesAStaleSocketOnly) {
-  const std::string path = folder_ + "/x.sock";
+  const std::string path = folder_.path() + "/x.sock";
   const int fd = Listen(path);
   EXPECT_FALSE(ClaimUnixSocket(path).ok());
   close(fd);
@@ -90,7 +83,7 @@ TEST_F(UnixSocketTest, RemovesAStaleSocketOnly) {
 }
 
 TEST_F(UnixSocketTest, APathHasOneOwnerAtATime) {
-  const std::string path = folder_ + "/x.sock";
+  const std::string path = folder_.path() + "/x.sock";
   {
     const auto first = ClaimUnixSocket(path);
     ASSERT_TRUE(first.ok()) << first.status();
@@ -102,18 +95,18 @@ TEST_F(UnixSocketTest, APathHasOneOwnerAtATime) {
 }
 
 TEST_F(UnixSocketTest, LeavesOtherFilesAlone) {
-  const std::string path = folder_ + "/x.sock";
+  const std::string path = folder_.path() + "/x.sock";
   std::ofstream(path) << "precious";
   EXPECT_FALSE(ClaimUnixSocket(path).ok());
   EXPECT_EQ(access(path.c_str(), F_OK), 0);
 }
 
 TEST_F(UnixSocketTest, RefusesLongPaths) {
-  EXPECT_FALSE(ClaimUnixSocket(folder_ + "/" + std::string(100, 'x')).ok());
+  EXPECT_FALSE(ClaimUnixSocket(folder_.path() + "/" + std::string(100, 'x')).ok());
 }
 
 TEST_F(UnixSocketTest, UmaskMakesSocketsPrivate) {
-  const std::string path = folder_ + "/x.sock";
+  const std::string path = folder_.path() + "/x.sock";
   int fd = -1;
   {
     const OwnerOnlyUmask owner_only;

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <random>
 #include <utility>
 
@@ -58,10 +57,8 @@ Context::Context(const std::string& token) {
 }
 
 TestDaemon::TestDaemon(const Change& change, const Server::Hooks& hooks) {
-  std::string pattern = "/tmp/kvdepot-test-XXXXXX";
-  folder_ = mkdtemp(pattern.data());
   Options options;
-  options.listen = absl::StrCat("unix://", folder_, "/socket");
+  options.listen = absl::StrCat("unix://", folder_.path(), "/socket");
   options.metrics_address = "";
   options.threads = 1;
   options.log_level = "error";
@@ -69,7 +66,7 @@ TestDaemon::TestDaemon(const Change& change, const Server::Hooks& hooks) {
   const char* const device = std::getenv("KVDEPOT_TEST_DEVICE");
   options.device = device == nullptr ? "cpu" : device;
   options.memory_budget.bytes = 64 << 20;
-  change(options, folder_);
+  change(options, folder_.path());
   auto server = Server::Start(options, hooks);
   EXPECT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);
@@ -84,7 +81,6 @@ TestDaemon::~TestDaemon() {
   stub_.reset();
   channel_.reset();
   server_.reset();
-  std::filesystem::remove_all(folder_);
 }
 
 v1::Session TestDaemon::CreateSession(const std::string& name, v1::Codec codec) {

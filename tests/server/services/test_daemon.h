@@ -15,6 +15,7 @@
 #include "kvdepot/v1/kv_depot_service.grpc.pb.h"
 #include "server/options.h"
 #include "server/server.h"
+#include "tests/server/temporary_folder.h"
 
 namespace kvdepot {
 
@@ -84,7 +85,7 @@ class TestDaemon {
                      int* chunk_count = nullptr);
 
  private:
-  std::string folder_;
+  const TemporaryFolder folder_;
   std::string token_;
   std::unique_ptr<Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
