@@ -1,6 +1,5 @@
 #include "server/command_line.h"
 
-#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
@@ -102,10 +101,10 @@ absl::Status SetFile(const std::string& path) {
 std::vector<std::string> Words(int argc, char** argv) {
   std::vector<std::string> words(argv, argv + argc);
   for (size_t i = 1; i < words.size(); ++i) {
-    const size_t name = words[i].find_first_not_of('-');
-    if (name == std::string::npos) continue;
-    const auto end = words[i].begin() + std::min(words[i].find('='), words[i].size());
-    std::replace(words[i].begin() + name, end, '-', '_');
+    std::string& word = words[i];
+    for (size_t at = word.find_first_not_of('-'); at < word.size() && word[at] != '='; ++at) {
+      if (word[at] == '-') word[at] = '_';
+    }
   }
   return words;
 }
@@ -143,6 +142,7 @@ absl::Status ParseCommandLine(int argc, char** argv) {
   if (!status.ok()) return status;
   // For --help and --version.
   std::vector<char*> pointers;
+  pointers.reserve(words.size());
   for (std::string& word : words) pointers.push_back(word.data());
   absl::ParseCommandLine(argc, pointers.data());
   return absl::OkStatus();
